@@ -1,0 +1,1 @@
+//! Analyses of trained transformers: attention, landscapes, figures.

@@ -1,0 +1,223 @@
+//! Multi-head attention with an optional additive bias. qkv [B, N, 3C] holds queries, keys and values side by side, each as H heads
+//! of D = C / H; bias [H, N, N]; y [B, N, C]; lse [B, H, N].
+//!
+//! S = scale · q kᵀ + bias, lse = log Σ exp S, P = exp(S - lse), y = P v. One (image, head) at a time: nothing of size B·H·N·N
+//! exists. The backward pass computes P again from q, k and lse:
+//! dP = dy vᵀ, dS = P ∘ (dP - rowsum(P ∘ dP)), dv = Pᵀ dy, dq = scale · dS k, dk = scale · dSᵀ q, dbias = Σ over images of dS,
+//! summed in groups of images that depend on B only.
+
+use rayon::prelude::*;
+
+use super::rows::{self, dot};
+use super::{Operation, Wiring};
+use crate::exec::{At, Env};
+use crate::gemm::{Mat, MatMut, Threads, matmul};
+use crate::plan::{Act, Deliver};
+use crate::{Real, simd_fn};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Attention {
+    pub qkv: Act,
+    pub bias: Option<Act>,
+    pub y: Act,
+    pub lse: Act,
+    pub batch: usize,
+    pub tokens: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub scale: f64,
+}
+
+/// Groups of images whose bias gradients are summed apart and then added up.
+const GROUPS: usize = 16;
+
+simd_fn! {
+    /// Rows of scores to rows of probabilities, in place; writes each row's lse.
+    fn softmax<T: Real>(s: &mut [T], bias: &[T], n: usize, lse: &mut [T]) {
+        for (i, (row, lse)) in s.chunks_exact_mut(n).zip(lse).enumerate() {
+            if !bias.is_empty() {
+                for (s, b) in row.iter_mut().zip(&bias[i * n..(i + 1) * n]) {
+                    *s += *b;
+                }
+            }
+            let top = rows::max(row);
+            for s in row.iter_mut() {
+                *s = (*s - top).exp::<S>();
+            }
+            let total = rows::sum(row);
+            let inverse = T::ONE / total;
+            for s in row.iter_mut() {
+                *s *= inverse;
+            }
+            *lse = top + total.ln();
+        }
+    }
+}
+
+simd_fn! {
+    /// Scores to probabilities with a known lse, in place.
+    fn probabilities<T: Real>(s: &mut [T], bias: &[T], n: usize, lse: &[T]) {
+        for (i, (row, lse)) in s.chunks_exact_mut(n).zip(lse).enumerate() {
+            if bias.is_empty() {
+                for s in row.iter_mut() {
+                    *s = (*s - *lse).exp::<S>();
+                }
+            } else {
+                for (s, b) in row.iter_mut().zip(&bias[i * n..(i + 1) * n]) {
+                    *s = (*s + *b - *lse).exp::<S>();
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    /// dP to dS in place; adds dS to dbias unless that is empty.
+    fn score_gradient<T: Real>(p: &[T], dp: &mut [T], n: usize, dbias: &mut [T]) {
+        for (i, (p, dp)) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)).enumerate() {
+            let mean = dot::<S, T>(p, dp);
+            for (d, p) in dp.iter_mut().zip(p) {
+                *d = *p * (*d - mean);
+            }
+            if !dbias.is_empty() {
+                for (b, d) in dbias[i * n..(i + 1) * n].iter_mut().zip(dp.iter()) {
+                    *b += *d;
+                }
+            }
+        }
+    }
+}
+
+/// A pointer that tasks share; each writes columns of its own.
+#[derive(Clone, Copy)]
+struct Shared<T>(*mut T);
+// SAFETY: the tasks of one parallel region write disjoint columns through it (see `stripe`).
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// Columns `at..at + cols` of image `b` in a matrix [B, rows, stride].
+    ///
+    /// # Safety
+    /// The range must lie inside the buffer, and no other task may touch these columns of this image.
+    unsafe fn stripe<'a>(self, b: usize, at: usize, rows: usize, cols: usize, stride: usize) -> MatMut<'a, T> {
+        // SAFETY: the caller's promise.
+        unsafe { MatMut::stripe(self.0.add(b * rows * stride + at), rows, cols, stride) }
+    }
+}
+
+impl Attention {
+    /// Queries, keys and values of one image and head: [N, D] each.
+    fn heads_of<'a, T>(&self, qkv: &'a [T], b: usize, h: usize) -> [Mat<'a, T>; 3] {
+        let (n, d, c) = (self.tokens, self.head_dim, self.heads * self.head_dim);
+        let image = &qkv[b * n * 3 * c..(b + 1) * n * 3 * c];
+        [0, 1, 2].map(|part| Mat::strided(&image[part * c + h * d..], n, d, 3 * c))
+    }
+
+    fn bias_of<'a, T>(&self, bias: &'a [T], h: usize) -> &'a [T] {
+        let nn = self.tokens * self.tokens;
+        if bias.is_empty() { bias } else { &bias[h * nn..(h + 1) * nn] }
+    }
+
+    /// One (image, head) of the backward pass; adds its dS to dbias unless that is empty.
+    #[allow(clippy::too_many_arguments)]
+    fn backward_head<T: Real>(&self, v: &Views<T>, dqkv: Shared<T>, add: bool, b: usize, h: usize, dbias: &mut [T], scratch: &mut [T]) {
+        let (n, d, c) = (self.tokens, self.head_dim, self.heads * self.head_dim);
+        let scale = T::of(self.scale);
+        let (p, ds) = scratch.split_at_mut(n * n);
+        let [q, k, value] = self.heads_of(v.qkv, b, h);
+        let dy = Mat::strided(&v.dy[b * n * c + h * d..(b + 1) * n * c], n, d, c);
+        matmul(scale, q, k.t(), false, MatMut::new(p, n, n), Threads::One);
+        probabilities(p, self.bias_of(v.bias, h), n, &v.lse[(b * self.heads + h) * n..][..n]);
+        matmul(T::ONE, dy, value.t(), false, MatMut::new(ds, n, n), Threads::One);
+        score_gradient(p, ds, n, dbias);
+        let (p, ds) = (Mat::new(p, n, n), Mat::new(ds, n, n));
+        // SAFETY: every (image, head) belongs to one task, and writes its own 3 x D columns of dqkv.
+        let [dq, dk, dv] = unsafe { [0, 1, 2].map(|part| dqkv.stripe(b, part * c + h * d, n, d, 3 * c)) };
+        matmul(scale, ds, k, add, dq, Threads::One);
+        matmul(scale, ds.t(), q, add, dk, Threads::One);
+        matmul(T::ONE, p.t(), dy, add, dv, Threads::One);
+    }
+}
+
+/// What the backward pass reads.
+struct Views<'a, T> {
+    qkv: &'a [T],
+    bias: &'a [T],
+    lse: &'a [T],
+    dy: &'a [T],
+}
+
+impl Operation for Attention {
+    const NAME: &'static str = "attention";
+
+    fn wiring(&self) -> Wiring {
+        let pairs = (self.batch * self.heads * self.tokens * self.tokens) as u64;
+        let groups = GROUPS.min(self.batch);
+        let inputs: Vec<Act> = std::iter::once(self.qkv).chain(self.bias).collect();
+        Wiring {
+            outputs: vec![self.y, self.lse],
+            backward_reads: [self.qkv, self.lse].into_iter().chain(self.bias).collect(),
+            scratch: (0, if self.bias.is_some() { groups * self.heads * self.tokens * self.tokens } else { 0 }),
+            flops: (pairs * (4 * self.head_dim as u64 + 5), pairs * (10 * self.head_dim as u64 + 8)),
+            ..Wiring::new(&inputs, self.y)
+        }
+    }
+
+    fn forward<T: Real>(&self, env: &mut Env<T>) {
+        let (n, d, c) = (self.tokens, self.head_dim, self.heads * self.head_dim);
+        let bias = self.bias.map_or(At::Nothing, At::Value);
+        let [qkv, bias, y, lse] = env.acts.split([At::Value(self.qkv), bias, At::Value(self.y), At::Value(self.lse)]);
+        let (qkv, bias, y) = (&*qkv, &*bias, Shared(y.as_mut_ptr()));
+        let scale = T::of(self.scale);
+        lse.par_chunks_mut(n).enumerate().for_each(|(task, lse)| {
+            let (b, h) = (task / self.heads, task % self.heads);
+            let [q, k, v] = self.heads_of(qkv, b, h);
+            rows::with_scratch(n * n, |p: &mut [T]| {
+                matmul(scale, q, k.t(), false, MatMut::new(p, n, n), Threads::One);
+                softmax(p, self.bias_of(bias, h), n, lse);
+                // SAFETY: task (b, h) writes the D columns of head h in image b, nobody else does.
+                let y = unsafe { y.stripe(b, h * d, n, d, c) };
+                matmul(T::ONE, Mat::new(p, n, n), v, false, y, Threads::One);
+            });
+        });
+    }
+
+    fn backward<T: Real>(&self, env: &mut Env<T>) {
+        let (how, how_bias) = (env.deliver(self.qkv), self.bias.map_or(Deliver::Skip, |b| env.deliver(b)));
+        assert!(how != Deliver::Skip, "attention weights without trained projections are not differentiated");
+        let nn = self.tokens * self.tokens;
+        let bias = self.bias.map_or(At::Nothing, At::Value);
+        let [qkv, bias, lse, dy, dqkv, partial] =
+            env.acts.split([At::Value(self.qkv), bias, At::Value(self.lse), At::Grad(self.y), At::Grad(self.qkv), At::Scratch]);
+        let views = Views { qkv, bias, lse, dy };
+        let (dqkv, add) = (Shared(dqkv.as_mut_ptr()), how == Deliver::Add);
+        if how_bias == Deliver::Skip {
+            (0..self.batch * self.heads).into_par_iter().for_each(|task| {
+                let (b, h) = (task / self.heads, task % self.heads);
+                rows::with_scratch(2 * nn, |s: &mut [T]| self.backward_head(&views, dqkv, add, b, h, &mut [], s));
+            });
+            return;
+        }
+        let groups = GROUPS.min(self.batch);
+        partial.par_chunks_mut(nn).enumerate().for_each(|(task, dbias)| {
+            let (group, h) = (task / self.heads, task % self.heads);
+            dbias.fill(T::ZERO);
+            rows::with_scratch(2 * nn, |s: &mut [T]| {
+                for b in group * self.batch / groups..(group + 1) * self.batch / groups {
+                    self.backward_head(&views, dqkv, add, b, h, dbias, s);
+                }
+            });
+        });
+        let Some(bias) = self.bias else { return };
+        let [partial, dbias] = env.acts.split([At::Scratch, At::Grad(bias)]);
+        let (partial, all) = (&*partial, self.heads * nn);
+        dbias.par_chunks_mut(8192).enumerate().for_each(|(i, d)| {
+            if how_bias == Deliver::Set {
+                d.fill(T::ZERO);
+            }
+            partial.chunks_exact(all).for_each(|p| rows::add_to(d, &p[i * 8192..i * 8192 + d.len()]));
+        });
+    }
+}

@@ -1,0 +1,133 @@
+//! The operations: one file each, with its formulas and shapes, the shape rule of the planner, the CPU kernels and their tests.
+//!
+//! Contracts, for all of them: outputs are overwritten; a gradient is delivered as the scheduler says (overwrite, add, in place);
+//! rows are worked on in chunks whose size depends on the shape only, and sums over chunks run in chunk order, so that any number
+//! of threads gives equal bits.
+
+mod attention;
+mod batch_norm;
+mod feature_loss;
+mod gelu;
+mod layer_norm;
+mod linear;
+mod logit_loss;
+mod l2_normalise;
+mod patchify;
+mod pool;
+mod relative_bias;
+mod residual;
+pub(crate) mod rows;
+mod sparse;
+mod tokens;
+mod weight;
+
+pub use feature_loss::Distance;
+pub use gelu::GeluKind;
+pub use linear::Bias;
+pub use pool::Pooling;
+pub use residual::DropPath;
+pub use sparse::Sparse;
+
+use crate::exec::Env;
+use crate::plan::Act;
+use crate::{Param, Real};
+
+/// An operand of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input {
+    pub act: Act,
+    /// Can the operation deliver its gradient? (A target has none.)
+    pub differentiable: bool,
+}
+
+/// What the scheduler has to know of an operation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wiring {
+    pub inputs: Vec<Input>,
+    /// The first is the one whose gradient drives the backward step; the others are kept for it.
+    pub outputs: Vec<Act>,
+    /// Values the backward step reads.
+    pub backward_reads: Vec<Act>,
+    pub params: Vec<Param>,
+    /// One pass over memory: computed again in the backward pass rather than kept.
+    pub cheap: bool,
+    /// The input whose gradient may take the memory of the output's.
+    pub in_place: Option<Act>,
+    /// Scratch elements of the forward and the backward step.
+    pub scratch: (usize, usize),
+    /// Floating point operations of the forward and the backward step.
+    pub flops: (u64, u64),
+}
+
+impl Wiring {
+    /// From inputs that all have gradients to one output.
+    pub fn new(inputs: &[Act], output: Act) -> Self {
+        let inputs = inputs.iter().map(|&act| Input { act, differentiable: true }).collect();
+        Wiring { inputs, outputs: vec![output], ..Wiring::default() }
+    }
+}
+
+/// What every operation does.
+pub(crate) trait Operation {
+    const NAME: &'static str;
+    fn wiring(&self) -> Wiring;
+    fn forward<T: Real>(&self, env: &mut Env<T>);
+    fn backward<T: Real>(&self, env: &mut Env<T>);
+}
+
+macro_rules! ops {
+    ($($kind:ident($ty:ty)),* $(,)?) => {
+        /// An operation of a plan.
+        #[derive(Clone, Debug)]
+        pub(crate) enum Op { $($kind($ty)),* }
+
+        impl Op {
+            pub fn name(&self) -> &'static str {
+                match self { $(Op::$kind(_) => <$ty as Operation>::NAME),* }
+            }
+            pub fn wiring(&self) -> Wiring {
+                match self { $(Op::$kind(op) => op.wiring()),* }
+            }
+            pub fn forward<T: Real>(&self, env: &mut Env<T>) {
+                match self { $(Op::$kind(op) => op.forward(env)),* }
+            }
+            pub fn backward<T: Real>(&self, env: &mut Env<T>) {
+                match self { $(Op::$kind(op) => op.backward(env)),* }
+            }
+        }
+    };
+}
+
+ops! {
+    Attention(attention::Attention),
+    BatchNorm(batch_norm::BatchNorm),
+    FeatureLoss(feature_loss::FeatureLoss),
+    Gelu(gelu::Gelu),
+    L2Normalise(l2_normalise::L2Normalise),
+    LayerNorm(layer_norm::LayerNorm),
+    Linear(linear::Linear),
+    LogitLoss(logit_loss::LogitLoss),
+    Patchify(patchify::Patchify),
+    Pool(pool::Pool),
+    RelativeBias(relative_bias::RelativeBias),
+    Residual(residual::Residual),
+    SparseMap(sparse::SparseMap),
+    Tokens(tokens::Tokens),
+    Weight(weight::Weight),
+}
+
+pub(crate) use attention::Attention;
+pub(crate) use batch_norm::BatchNorm;
+pub(crate) use feature_loss::FeatureLoss;
+pub(crate) use gelu::Gelu;
+pub(crate) use l2_normalise::L2Normalise;
+pub(crate) use layer_norm::LayerNorm;
+pub(crate) use linear::Linear;
+pub(crate) use logit_loss::{LogitLoss, TargetForm};
+pub(crate) use patchify::Patchify;
+pub(crate) use pool::Pool;
+pub(crate) use relative_bias::RelativeBias;
+pub(crate) use residual::Residual;
+pub(crate) use sparse::SparseMap;
+pub(crate) use tokens::Tokens;
+pub(crate) use weight::Weight;

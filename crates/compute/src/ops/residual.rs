@@ -1,0 +1,152 @@
+//! Residual branch: out = x + s · γ ∘ y with LayerScale γ [C] (or 1) and drop path s, a number a sample: 0 or 1 / (1 - rate).
+//! x, y, out [B, .., C].
+//!
+//! dx = dout (in the same memory where possible), dy = s · γ ∘ dout, dγ = Σ s · dout ∘ y. Nothing of s is stored: it is a function of
+//! (seed, step, site, sample, view).
+
+use rayon::prelude::*;
+
+use super::rows;
+use super::{Operation, Wiring};
+use crate::exec::{At, Env, StepKey};
+use crate::plan::{Act, Deliver};
+use crate::random::uniform;
+use crate::{Param, Real, simd_fn};
+
+/// Stochastic depth of one residual branch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DropPath {
+    /// Probability that a sample's branch is dropped, in 0..1.
+    pub rate: f64,
+    /// Which branch of the model: masks of different sites are independent.
+    pub site: u32,
+}
+
+impl DropPath {
+    /// 0, or 1 / (1 - rate), for the sample at `index` of this run's batch.
+    pub(crate) fn scale(self, key: StepKey, index: usize) -> f64 {
+        let word = [key.seed, key.step, u64::from(self.site), key.first_sample + index as u64, key.view];
+        if uniform(&word) < self.rate { 0.0 } else { 1.0 / (1.0 - self.rate) }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Residual {
+    pub x: Act,
+    pub y: Act,
+    pub gamma: Option<Param>,
+    pub drop: Option<DropPath>,
+    pub out: Act,
+    pub batch: usize,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+simd_fn! {
+    fn add_branch<T: Real>(x: &[T], y: &[T], gamma: &[T], scale: &dyn Fn(usize) -> T, out: &mut [T], cols: usize) {
+        for (i, ((x, y), out)) in x.chunks_exact(cols).zip(y.chunks_exact(cols)).zip(out.chunks_exact_mut(cols)).enumerate() {
+            let s = scale(i);
+            if gamma.is_empty() {
+                for i in 0..cols {
+                    out[i] = T::fma::<S>(s, y[i], x[i]);
+                }
+            } else {
+                let g = &gamma[..cols];
+                for i in 0..cols {
+                    out[i] = T::fma::<S>(s * g[i], y[i], x[i]);
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    /// dy of a chunk of rows, and this chunk's dγ (empty: not wanted; then y may be empty too).
+    fn branch_gradient<T: Real>(dout: &[T], y: &[T], gamma: &[T], scale: &dyn Fn(usize) -> T, dy: &mut [T], dgamma: &mut [T], cols: usize) {
+        dgamma.fill(T::ZERO);
+        for (r, (dout, dy)) in dout.chunks_exact(cols).zip(dy.chunks_exact_mut(cols)).enumerate() {
+            let s = scale(r);
+            if gamma.is_empty() {
+                for i in 0..cols {
+                    dy[i] = s * dout[i];
+                }
+            } else {
+                let g = &gamma[..cols];
+                for i in 0..cols {
+                    dy[i] = s * g[i] * dout[i];
+                }
+            }
+            if !dgamma.is_empty() {
+                let (y, dg) = (&y[r * cols..(r + 1) * cols], &mut dgamma[..cols]);
+                for i in 0..cols {
+                    dg[i] = T::fma::<S>(s * dout[i], y[i], dg[i]);
+                }
+            }
+        }
+    }
+}
+
+impl Residual {
+    fn drop_now<T>(&self, env: &Env<T>) -> Option<DropPath> {
+        self.drop.filter(|d| env.train && d.rate > 0.0)
+    }
+}
+
+impl Operation for Residual {
+    const NAME: &'static str = "residual";
+
+    fn wiring(&self) -> Wiring {
+        let flops = (self.rows * self.cols) as u64;
+        let partial = if self.gamma.is_some() { rows::tasks(self.rows, self.cols) * self.cols } else { 0 };
+        Wiring {
+            backward_reads: if self.gamma.is_some() { vec![self.y] } else { vec![] },
+            params: self.gamma.into_iter().collect(),
+            in_place: Some(self.x),
+            scratch: (0, partial),
+            flops: (2 * flops, 4 * flops),
+            ..Wiring::new(&[self.x, self.y], self.out)
+        }
+    }
+
+    fn forward<T: Real>(&self, env: &mut Env<T>) {
+        let (drop, key, per_sample) = (self.drop_now(env), env.key, self.rows / self.batch);
+        let [x, y, out] = env.acts.split([self.x, self.y, self.out].map(At::Value));
+        let gamma: &[T] = self.gamma.map_or(&[], |g| env.params.get(g));
+        let (per, cols) = (rows::per_task(self.cols), self.cols);
+        let step = per * cols;
+        (x.par_chunks(step), y.par_chunks(step), out.par_chunks_mut(step)).into_par_iter().enumerate().for_each(|(task, (x, y, out))| {
+            let scale = |row: usize| T::of(drop.map_or(1.0, |d| d.scale(key, (task * per + row) / per_sample)));
+            add_branch(x, y, gamma, &scale, out, cols);
+        });
+    }
+
+    fn backward<T: Real>(&self, env: &mut Env<T>) {
+        let (drop, key, per_sample) = (self.drop_now(env), env.key, self.rows / self.batch);
+        let (how_x, how_y) = (env.deliver(self.x), env.deliver(self.y));
+        let wants = self.gamma.is_some_and(|g| env.grads.wants(g));
+        let gamma: &[T] = self.gamma.map_or(&[], |g| env.params.get(g));
+        let (per, cols) = (rows::per_task(self.cols), self.cols);
+        let step = per * cols;
+        assert!(matches!(how_y, Deliver::Set), "a branch's output goes into its residual only");
+        let y = if wants { At::Value(self.y) } else { At::Nothing };
+        let [y, dout, dy, partial] = env.acts.split([y, At::Grad(self.out), At::Grad(self.y), At::Scratch]);
+        let (y, dout) = (&*y, &*dout);
+        let run = |task: usize, dy: &mut [T], dgamma: &mut [T]| {
+            let r = task * step..task * step + dy.len();
+            let scale = |row: usize| T::of(drop.map_or(1.0, |d| d.scale(key, (task * per + row) / per_sample)));
+            branch_gradient(&dout[r.clone()], if wants { &y[r] } else { y }, gamma, &scale, dy, dgamma, cols);
+        };
+        if wants {
+            dy.par_chunks_mut(step).zip(partial.par_chunks_mut(cols)).enumerate().for_each(|(task, (dy, part))| run(task, dy, part));
+        } else {
+            dy.par_chunks_mut(step).enumerate().for_each(|(task, dy)| run(task, dy, &mut []));
+        }
+        if let Some([Some((dgamma, add))]) = self.gamma.filter(|_| wants).map(|g| env.grads.split([g])) {
+            rows::reduce(partial, dgamma, add);
+        }
+        if matches!(how_x, Deliver::Set | Deliver::Add) {
+            let [dout, dx] = env.acts.split([At::Grad(self.out), At::Grad(self.x)]);
+            rows::copy_or_add(how_x, dx, dout);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Values and gradients of a model's parameters.
+
+use std::sync::Arc;
+
+use crate::arena::Buffer;
+use crate::{DType, Layout, Param, Real};
+
+/// A model's parameters: one buffer behind a [`Layout`]. Values change only through [`write`](Params::write), which counts versions.
+#[derive(Clone, Debug)]
+pub struct Params {
+    layout: Arc<Layout>,
+    values: Buffer,
+    version: u64,
+}
+
+impl Params {
+    /// All zero.
+    pub fn new(layout: &Arc<Layout>, dtype: DType) -> Self {
+        Params { layout: layout.clone(), values: Buffer::zeroed(dtype, layout.len), version: 0 }
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// Element type of the values.
+    pub fn dtype(&self) -> DType {
+        self.values.dtype()
+    }
+
+    /// Grows with every [`write`](Params::write): what was derived from the values (a bf16 shadow, a cache) compares it.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// A parameter's values; `T` must be the element type.
+    pub fn get<T: Real>(&self, p: Param) -> &[T] {
+        &self.values.slice::<T>()[self.layout.range(p)]
+    }
+
+    /// A parameter's values, widened.
+    pub fn to_f64(&self, p: Param) -> Vec<f64> {
+        self.values.read(self.layout.range(p))
+    }
+
+    /// Sets one parameter's values, rounding to the element type. The lengths must agree.
+    pub fn set(&mut self, p: Param, values: &[f64]) {
+        let range = self.layout.range(p);
+        assert_eq!(range.len(), values.len(), "{}: {} values for {}", self.layout.name(p), values.len(), range.len());
+        self.version += 1;
+        self.values.write(range, values);
+    }
+
+    /// Changes values: the closure sees the whole buffer, parameter by parameter at [`Params::range`].
+    pub fn write<T: Real, R>(&mut self, change: impl FnOnce(&mut [T]) -> R) -> R {
+        self.version += 1;
+        change(self.values.slice_mut::<T>())
+    }
+
+    /// Where a parameter lies in the buffer that [`write`](Params::write) hands out.
+    pub fn range(&self, p: Param) -> std::ops::Range<usize> {
+        self.layout.range(p)
+    }
+
+    pub(crate) fn all<T: Real>(&self) -> &[T] {
+        self.values.slice::<T>()
+    }
+}
+
+/// Gradients of a trained model's parameters, in the same layout.
+#[derive(Clone, Debug)]
+pub struct Grads {
+    layout: Arc<Layout>,
+    values: Buffer,
+    /// Does the next backward pass overwrite (a step's first micro-batch) or add?
+    pub(crate) fresh: bool,
+}
+
+impl Grads {
+    /// Room for the gradients of a layout.
+    pub fn new(layout: &Arc<Layout>, dtype: DType) -> Self {
+        Grads { layout: layout.clone(), values: Buffer::zeroed(dtype, layout.len), fresh: true }
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.values.dtype()
+    }
+
+    /// Starts a step: the next backward pass overwrites, those after it add. Costs nothing.
+    pub fn reset(&mut self) {
+        self.fresh = true;
+    }
+
+    /// A parameter's gradient.
+    pub fn get<T: Real>(&self, p: Param) -> &[T] {
+        &self.values.slice::<T>()[self.layout.range(p)]
+    }
+
+    /// A parameter's gradient, widened.
+    pub fn to_f64(&self, p: Param) -> Vec<f64> {
+        self.values.read(self.layout.range(p))
+    }
+
+    /// Adds to a parameter's gradient: for what is differentiated outside a plan. Call it after the step's first backward pass.
+    pub fn add(&mut self, p: Param, values: &[f64]) {
+        let range = self.layout.range(p);
+        let sum: Vec<f64> = self.values.read(range.clone()).iter().zip(values).map(|(a, b)| a + b).collect();
+        self.values.write(range, &sum);
+    }
+
+    /// Sets a parameter's gradient.
+    pub fn set(&mut self, p: Param, values: &[f64]) {
+        self.values.write(self.layout.range(p), values);
+    }
+
+    pub(crate) fn all<T: Real>(&self) -> &[T] {
+        self.values.slice::<T>()
+    }
+
+    pub(crate) fn all_mut<T: Real>(&mut self) -> &mut [T] {
+        self.values.slice_mut::<T>()
+    }
+}

@@ -1,0 +1,57 @@
+//! How many images a second one core prepares, and what the loader makes of several threads.
+//!
+//! `cargo run --release -p fd-data --example throughput [folder of photographs]`
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use fd_data::{
+    Augment, AugmentConfig, DEFAULT_RATIO, FashionMnist, Folder, Geometry, Interpolation, Loader, LoaderConfig, Normalisation, Result,
+    SampleKey, Scratch, Source,
+};
+
+fn main() -> Result<()> {
+    let grey: Arc<dyn Source> = Arc::new(FashionMnist::test()?);
+    for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+        let augment = augmentation([28, 28], [0.3, 1.0], interpolation, Normalisation::fashion_mnist())?;
+        report(&format!("28 x 28 grey, {interpolation:?}"), grey.as_ref(), &augment, 100_000)?;
+    }
+    let augment = augmentation([28, 28], [0.3, 1.0], Interpolation::Bilinear, Normalisation::fashion_mnist())?;
+    for workers in [0, 1, 2] {
+        let config = LoaderConfig { batch: 256, shuffle: true, drop_last: true, seed: 0, views: 1, prefetch: 4, workers };
+        let loader = Loader::new(grey.clone(), augment.clone(), config)?;
+        let (start, mut images) = (Instant::now(), 0);
+        for epoch in 0..10 {
+            for batch in loader.epoch(epoch, 0) {
+                images += batch?.len();
+            }
+        }
+        println!("loader, {workers} workers: {:.0} images/s", images as f64 / start.elapsed().as_secs_f64());
+    }
+    if let Some(folder) = std::env::args_os().nth(1) {
+        let photographs = Folder::open(Path::new(&folder), 3)?;
+        let augment = augmentation([224, 224], [0.08, 1.0], Interpolation::Bilinear, Normalisation::imagenet())?;
+        report("photographs to 224 x 224, decoding included", &photographs, &augment, photographs.len())?;
+        let start = Instant::now();
+        (0..photographs.len()).try_for_each(|index| photographs.image(index).map(drop))?;
+        println!("of which decoding alone: {:.0} images/s", photographs.len() as f64 / start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+fn augmentation(size: [usize; 2], scale: [f64; 2], interpolation: Interpolation, normalise: Normalisation) -> Result<Augment> {
+    let geometry = Geometry::RandomResizedCrop { size, scale, ratio: DEFAULT_RATIO, interpolation };
+    Augment::new(AugmentConfig { geometry, flip: 0.5, erase: 0.0, normalise })
+}
+
+fn report(what: &str, source: &dyn Source, augment: &Augment, images: usize) -> Result<()> {
+    let (mut scratch, mut out) = (Scratch::default(), vec![0.0; augment.shape().iter().product()]);
+    let start = Instant::now();
+    for index in 0..images {
+        let key = SampleKey { seed: 0, epoch: 0, index: index as u64, view: 0 };
+        augment.apply(&source.image(index % source.len())?, key, &mut scratch, &mut out)?;
+    }
+    println!("{what}: {:.0} images/s on one core", images as f64 / start.elapsed().as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Feature distillation: objectives, trainers, configuration, tables.
