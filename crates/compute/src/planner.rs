@@ -210,6 +210,24 @@ impl Planner {
 
     /// Multi-head attention on qkv [B, N, 3C] with an optional bias [H, N, N]: [B, N, C]. Scores are scaled by `scale`.
     pub fn attention(&mut self, qkv: Act, bias: Option<Act>, heads: usize, scale: f64) -> Result<Act, Error> {
+        let [batch, tokens, width] = self.attention_extents(qkv, bias, heads)?;
+        let (y, lse) = (self.act([batch, tokens, width / 3]), self.act([batch, heads, tokens]));
+        let head_dim = width / 3 / heads;
+        self.push(Op::Attention(ops::Attention { qkv, bias, y, lse, batch, tokens, heads, head_dim, scale }));
+        Ok(y)
+    }
+
+    /// The attention's probabilities [B, H, N, N], computed beside it for analyses; no gradient goes through them.
+    pub fn attention_map(&mut self, qkv: Act, bias: Option<Act>, heads: usize, scale: f64) -> Result<Act, Error> {
+        let [batch, tokens, width] = self.attention_extents(qkv, bias, heads)?;
+        let (y, lse) = (self.act([batch, heads, tokens, tokens]), self.act([batch, heads, tokens]));
+        let head_dim = width / 3 / heads;
+        let of = ops::Attention { qkv, bias, y, lse, batch, tokens, heads, head_dim, scale };
+        self.push(Op::AttentionMap(ops::AttentionMap { of }));
+        Ok(y)
+    }
+
+    fn attention_extents(&self, qkv: Act, bias: Option<Act>, heads: usize) -> Result<[usize; 3], Error> {
         const OP: &str = "attention";
         let shape = self.shape(qkv);
         let &[batch, tokens, width] = shape.dims() else { return refuse(OP, format!("qkv of shape {shape}, expected B x N x 3C")) };
@@ -219,10 +237,7 @@ impl Planner {
         if let Some(bias) = bias.map(|b| self.shape(b)).filter(|b| b.dims() != [heads, tokens, tokens]) {
             return misfit(OP, "bias", [heads, tokens, tokens], bias);
         }
-        let (y, lse) = (self.act([batch, tokens, width / 3]), self.act([batch, heads, tokens]));
-        let head_dim = width / 3 / heads;
-        self.push(Op::Attention(ops::Attention { qkv, bias, y, lse, batch, tokens, heads, head_dim, scale }));
-        Ok(y)
+        Ok([batch, tokens, width])
     }
 
     /// x + drop path (γ ∘ y); the drop path's random numbers depend on the first extent's index.

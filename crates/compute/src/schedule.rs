@@ -107,7 +107,7 @@ fn needs_grad(d: &Described, wiring: &[Wiring]) -> Vec<bool> {
     d.wants_grad.iter().for_each(|a| needs[a.index as usize] = true);
     for w in wiring {
         let trained = w.params.iter().any(|p| Some(p.layout) == d.trained);
-        if trained || w.inputs.iter().any(|i| needs[i.act.index as usize]) {
+        if trained || w.inputs.iter().any(|i| i.differentiable && needs[i.act.index as usize]) {
             needs[w.outputs[0].index as usize] = true;
         }
     }
@@ -157,7 +157,7 @@ impl Scheduler<'_> {
         for op in (0..self.d.ops.len()).rev() {
             let w = self.wiring[op].clone();
             let out = w.outputs[0];
-            let wanted = w.inputs.iter().any(|i| self.needs_grad[i.act.index as usize])
+            let wanted = w.inputs.iter().any(|i| i.differentiable && self.needs_grad[i.act.index as usize])
                 || w.params.iter().any(|p| Some(p.layout) == self.d.trained);
             if !wanted || self.held[out.index as usize].grad.is_none() {
                 continue;

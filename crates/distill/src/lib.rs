@@ -1,1 +1,8 @@
-//! Feature distillation: objectives, trainers, configuration, tables.
+//! Feature distillation: objectives, training, evaluation, tables.
+
+mod error;
+mod objective;
+pub mod table;
+
+pub use error::Error;
+pub use objective::{FeatureDistance, Normalisation, Objective, Target, WHITEN_EPS};

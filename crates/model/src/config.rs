@@ -126,7 +126,7 @@ impl VitConfig {
             return refuse("patch_size", "must be at least 1".into());
         }
         for (side, name) in [(self.img_size.0, "height"), (self.img_size.1, "width")] {
-            if side == 0 || side % self.patch_size != 0 {
+            if side == 0 || !side.is_multiple_of(self.patch_size) {
                 return refuse("img_size", format!("{name} {side} is not a multiple of patch_size {}", self.patch_size));
             }
         }
@@ -135,7 +135,7 @@ impl VitConfig {
                 return refuse(key, "must be at least 1".into());
             }
         }
-        if self.num_heads == 0 || self.embed_dim % self.num_heads != 0 {
+        if self.num_heads == 0 || !self.embed_dim.is_multiple_of(self.num_heads) {
             return refuse("num_heads", format!("{} heads do not divide embed_dim {}", self.num_heads, self.embed_dim));
         }
         if !(self.mlp_ratio.is_finite() && self.hidden_dim() > 0) {

@@ -58,4 +58,7 @@ pub enum ModelError {
         /// What is wrong with it.
         why: String,
     },
+    /// Operands that do not fit in a plan.
+    #[error(transparent)]
+    Compute(#[from] fd_compute::Error),
 }

@@ -1,11 +1,19 @@
 //! Vision transformers described on `fd-compute`'s planner, and their checkpoints.
 //!
-//! Open [`reference`] first: it is the same transformer in its most readable form.
+//! Open [`mod@reference`] first: it is the same transformer in its most readable form.
 
+mod checkpoint;
 mod config;
 mod error;
 pub mod goldens;
+mod init;
+mod positions;
 pub mod reference;
+mod vit;
 
+pub use checkpoint::{Checkpoint, Tensor};
 pub use config::{Activation, Head, Position, QkvBias, VitConfig};
 pub use error::ModelError;
+pub use init::{Init, initialise};
+pub use positions::{bicubic, relative_index, sin_cos};
+pub use vit::{Features, Taps, Vit};

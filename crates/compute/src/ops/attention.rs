@@ -221,3 +221,33 @@ impl Operation for Attention {
         });
     }
 }
+
+/// The probabilities themselves, for analyses: P [B, H, N, N] from qkv and bias as in [`Attention`]. It has no gradient.
+#[derive(Clone, Debug)]
+pub(crate) struct AttentionMap {
+    pub of: Attention,
+}
+
+impl Operation for AttentionMap {
+    const NAME: &'static str = "attention_map";
+
+    fn wiring(&self) -> Wiring {
+        let w = self.of.wiring();
+        let inputs = w.inputs.iter().map(|i| super::Input { differentiable: false, ..*i }).collect();
+        Wiring { inputs, outputs: w.outputs, flops: (w.flops.0 / 2, 0), ..Wiring::default() }
+    }
+
+    fn forward<T: Real>(&self, env: &mut Env<T>) {
+        let a = &self.of;
+        let bias = a.bias.map_or(At::Nothing, At::Value);
+        let [qkv, bias, maps, lse] = env.acts.split([At::Value(a.qkv), bias, At::Value(a.y), At::Value(a.lse)]);
+        let (n, qkv, bias) = (a.tokens, &*qkv, &*bias);
+        maps.par_chunks_mut(n * n).zip(lse.par_chunks_mut(n)).enumerate().for_each(|(task, (p, lse))| {
+            let [q, k, _] = a.heads_of(qkv, task / a.heads, task % a.heads);
+            matmul(T::of(a.scale), q, k.t(), false, MatMut::new(p, n, n), Threads::One);
+            softmax(p, a.bias_of(bias, task % a.heads), n, lse);
+        });
+    }
+
+    fn backward<T: Real>(&self, _: &mut Env<T>) {}
+}

@@ -100,6 +100,7 @@ macro_rules! ops {
 
 ops! {
     Attention(attention::Attention),
+    AttentionMap(attention::AttentionMap),
     BatchNorm(batch_norm::BatchNorm),
     FeatureLoss(feature_loss::FeatureLoss),
     Gelu(gelu::Gelu),
@@ -116,7 +117,7 @@ ops! {
     Weight(weight::Weight),
 }
 
-pub(crate) use attention::Attention;
+pub(crate) use attention::{Attention, AttentionMap};
 pub(crate) use batch_norm::BatchNorm;
 pub(crate) use feature_loss::FeatureLoss;
 pub(crate) use gelu::Gelu;
