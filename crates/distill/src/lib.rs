@@ -1,5 +1,7 @@
 //! Feature distillation: objectives, training, evaluation, tables.
 
+pub mod bench;
+pub mod distillation;
 mod error;
 mod objective;
 pub mod table;
