@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Three promises hold everywhere. A sample's pixels depend on (seed, epoch, index, view) and on nothing else, so neither the number of
-//! threads nor a restart changes a batch. Resizing equals Pillow's bit for bit, so that features are those the pretrained models were
-//! made with. Nothing that comes from outside, be it a file or a setting, makes the crate panic: it returns a [`DataError`] of one line.
+//! threads nor a restart changes a batch. Resizing equals Pillow 13's bit for bit, so that a pretrained model sees what it would see
+//! in torchvision. Nothing that comes from outside, be it a file or a setting, makes the crate panic: it returns a [`DataError`] of
+//! one line.
 //!
 //! ```
 //! use fd_data::{Augment, AugmentConfig, DataSpec, Geometry, Interpolation, Loader, LoaderConfig, Normalisation, Split, open};

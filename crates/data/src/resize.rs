@@ -1,10 +1,14 @@
-//! Resizing of 8-bit images, equal to Pillow's bit for bit, which is what torchvision applies to PIL images.
+//! Resizing of 8-bit images, equal to Pillow 13's bit for bit, which is what torchvision applies to PIL images.
 //!
 //! A region is cut out first and then resized on its own: pixels outside it never contribute, its edges behave as image edges. An
 //! output pixel with centre `c = (x + 1/2) * in/out` is the weighted mean of the inputs within `support * max(1, in/out)` of it:
 //! when shrinking, the filter widens with the scale (antialiasing). Weights are normalised in f64, rounded to 22 bits of fraction
-//! (32-bit sums, less 8 bits of pixel and 2 of headroom for negative lobes), summed in i32 and clipped. Rows first, rounded to 8
-//! bits, then columns: that order and that rounding are part of the result.
+//! (32-bit sums, less 8 bits of pixel and 2 of headroom for negative lobes), summed in i32 and clipped.
+//!
+//! One pass goes along the rows, one along the columns, rounded to 8 bits in between, so that their order is part of the result: it
+//! changes up to one value in ten, mostly by one. Pillow up to 12 always begins along the rows. Pillow 13, which made the golden
+//! vectors, begins along the columns where the height shrinks by more than twice as many pixels as the width; so do we. The rule
+//! was found by probing Pillow 13.0.0 with some 12,000 geometries, all of which it explains.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -132,6 +136,13 @@ impl Resample {
         Self { region: Region::whole([height, width]), size, window, interpolation }
     }
 
+    /// The order of the two passes, as Pillow 13 chooses it: by the shrinkage in pixels of the height against twice that of the width.
+    fn columns_first(&self) -> bool {
+        let shrinkage = |before: usize, after: usize| before as i64 - after as i64;
+        let (height, width) = (shrinkage(self.region.height, self.size[0]), shrinkage(self.region.width, self.size[1]));
+        height > 0 && height > width.saturating_mul(2)
+    }
+
     /// Without a change of size nothing is interpolated: the pixels wanted are these of the image.
     pub(crate) fn unscaled(&self) -> Option<Region> {
         let (region, window) = (self.region, self.window);
@@ -183,7 +194,7 @@ pub struct Resizer {
     horizontal: Taps,
     vertical: Taps,
     /// The result of the first pass.
-    rows: Vec<u8>,
+    between: Vec<u8>,
     sums: Vec<i32>,
 }
 
@@ -199,49 +210,63 @@ impl Resizer {
         let Resample { region, size, window, interpolation } = *resample;
         self.horizontal.prepare(region.width, size[1], window.columns(), interpolation);
         self.vertical.prepare(region.height, size[0], window.rows(), interpolation);
-        let needed = self.vertical.inputs();
-        self.rows.resize(needed.len() * width * image.channels, 0);
         match image.channels {
-            1 => self.across::<1>(image, region, needed.clone()),
-            2 => self.across::<2>(image, region, needed.clone()),
-            3 => self.across::<3>(image, region, needed.clone()),
-            _ => self.across::<4>(image, region, needed.clone()),
+            1 => self.passes::<1>(image, resample, out),
+            2 => self.passes::<2>(image, resample, out),
+            3 => self.passes::<3>(image, resample, out),
+            _ => self.passes::<4>(image, resample, out),
         }
-        self.down(needed.start, width * image.channels, out);
         Ok(())
     }
 
-    /// First pass: each needed row of the region, resized to the window's columns.
-    fn across<const C: usize>(&mut self, image: &Image8<'_>, region: Region, needed: Range<usize>) {
-        let row_out = self.horizontal.spans.len() * C;
-        for (row, out) in needed.zip(self.rows.chunks_exact_mut(row_out)) {
-            let start = ((region.top + row) * image.width + region.left) * C;
-            let row = &image.data[start..start + region.width * C];
-            for ((first, weights), out) in self.horizontal.iter().zip(out.as_chunks_mut::<C>().0) {
-                let mut sums = [HALF; C];
-                for (pixel, &weight) in row[first * C..].as_chunks::<C>().0.iter().zip(weights) {
-                    for (sum, &value) in sums.iter_mut().zip(pixel) {
-                        *sum += i32::from(value) * weight;
-                    }
-                }
-                *out = sums.map(clip8);
-            }
+    /// Both passes, over the part of the region that the window needs.
+    fn passes<const C: usize>(&mut self, image: &Image8<'_>, resample: &Resample, out: &mut [u8]) {
+        let Self { horizontal, vertical, between, sums } = self;
+        let (rows, columns) = (vertical.inputs.clone(), horizontal.inputs.clone());
+        let stride = image.width * C;
+        let pixels = &image.data[(resample.region.top + rows.start) * stride + (resample.region.left + columns.start) * C..];
+        if resample.columns_first() {
+            let row_len = columns.len() * C;
+            between.resize(resample.window.height * row_len, 0);
+            down(vertical, pixels, stride, sums, row_len, between);
+            across::<C>(horizontal, between, row_len, out);
+        } else {
+            let row_len = resample.window.width * C;
+            between.resize(rows.len() * row_len, 0);
+            across::<C>(horizontal, pixels, stride, between);
+            down(vertical, between, row_len, sums, row_len, out);
         }
     }
+}
 
-    /// Second pass: each row of the window as a weighted sum of rows of the first, the first of which is the region's row `origin`.
-    fn down(&mut self, origin: usize, row_len: usize, out: &mut [u8]) {
-        self.sums.resize(row_len, 0);
-        for ((first, weights), out) in self.vertical.iter().zip(out.chunks_exact_mut(row_len)) {
-            self.sums.fill(HALF);
-            for (row, &weight) in self.rows[(first - origin) * row_len..].chunks_exact(row_len).zip(weights) {
-                for (sum, &value) in self.sums.iter_mut().zip(row) {
+/// The pass along the rows: as many rows of `pixels` (`stride` values apart) as fit `out`, each resized to the window's columns.
+fn across<const C: usize>(taps: &Taps, pixels: &[u8], stride: usize, out: &mut [u8]) {
+    for (y, out) in out.chunks_exact_mut(taps.spans.len() * C).enumerate() {
+        let row = &pixels[y * stride..];
+        for ((first, weights), out) in taps.iter().zip(out.as_chunks_mut::<C>().0) {
+            let mut sums = [HALF; C];
+            for (pixel, &weight) in row[first * C..].as_chunks::<C>().0.iter().zip(weights) {
+                for (sum, &value) in sums.iter_mut().zip(pixel) {
                     *sum += i32::from(value) * weight;
                 }
             }
-            for (out, &sum) in out.iter_mut().zip(&self.sums) {
-                *out = clip8(sum);
+            *out = sums.map(clip8);
+        }
+    }
+}
+
+/// The pass along the columns: each row of the window as a weighted sum of the first `row_len` values of rows of `pixels`.
+fn down(taps: &Taps, pixels: &[u8], stride: usize, sums: &mut Vec<i32>, row_len: usize, out: &mut [u8]) {
+    sums.resize(row_len, 0);
+    for ((first, weights), out) in taps.iter().zip(out.chunks_exact_mut(row_len)) {
+        sums.fill(HALF);
+        for (y, &weight) in (first..).zip(weights) {
+            for (sum, &value) in sums.iter_mut().zip(&pixels[y * stride..][..row_len]) {
+                *sum += i32::from(value) * weight;
             }
+        }
+        for (out, &sum) in out.iter_mut().zip(sums.iter()) {
+            *out = clip8(sum);
         }
     }
 }
@@ -255,6 +280,8 @@ fn clip8(sum: i32) -> u8 {
 struct Taps {
     /// What they were computed for.
     made_for: Option<(usize, usize, Range<usize>, Interpolation)>,
+    /// The inputs that any output of the window needs.
+    inputs: Range<usize>,
     /// For each output of the window, its first input and where its weights end.
     spans: Vec<(usize, usize)>,
     weights: Vec<i32>,
@@ -270,6 +297,7 @@ impl Taps {
         self.made_for = wanted;
         self.spans.clear();
         self.weights.clear();
+        self.inputs = input..0;
         let scale = input as f64 / output as f64;
         let widened = scale.max(1.0);
         let (support, inverse) = (filter.support() * widened, 1.0 / widened);
@@ -284,19 +312,14 @@ impl Taps {
             let norm = if total == 0.0 { 1.0 } else { total };
             self.weights.extend(self.exact.iter().map(|w| fixed_point(w / norm)));
             self.spans.push((first, self.weights.len()));
+            self.inputs = self.inputs.start.min(first)..self.inputs.end.max(end);
         }
     }
 
-    /// For each output of the window: its first input, its weights.
+    /// For each output of the window: its first input, counted from `inputs.start`, and its weights.
     fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
         let mut start = 0;
-        self.spans.iter().map(move |&(first, end)| (first, &self.weights[std::mem::replace(&mut start, end)..end]))
-    }
-
-    /// The inputs that any output of the window needs. First inputs and last inputs both grow with the output's position.
-    fn inputs(&self) -> Range<usize> {
-        let start = self.spans.first().map_or(0, |&(first, _)| first);
-        start..self.iter().map(|(first, weights)| first + weights.len()).max().unwrap_or(start)
+        self.spans.iter().map(move |&(first, end)| (first - self.inputs.start, &self.weights[std::mem::replace(&mut start, end)..end]))
     }
 }
 

@@ -1,5 +1,11 @@
 //! The main job: teachers, distillation and evaluation, as one table.
 
+mod config;
 mod result;
+mod run;
+mod stages;
 
+pub use config::{Data, Distil, TableConfig};
 pub use result::{Row, TableResult};
+pub use run::{run, total_steps};
+pub use stages::{Encoder, Reporter, Stages};

@@ -1,0 +1,121 @@
+//! Linear probe on cached features: BatchNorm without affine part, one linear layer, LARS (the official recipe, PAPER section 3).
+//!
+//! Features are computed once, without augmentation, with the frozen model in evaluation mode.
+
+use fd_compute::optim::{Lars, Rate};
+use fd_compute::{Arena, Bias, Cx, DType, Device, Grads, Layout, Params, Planner, StepKey, Stream};
+use serde::{Deserialize, Serialize};
+
+use crate::evaluate::Outputs;
+use crate::schedule::Cosine;
+use crate::Error;
+
+/// Epsilon of the BatchNorm.
+const EPS: f64 = 1e-6;
+
+/// The probe's numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// Passes over the cached features.
+    pub epochs: usize,
+    /// Epochs of linear warm-up.
+    pub warmup_epochs: f64,
+    /// Features a step.
+    pub batch: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// LARS momentum.
+    pub momentum: f64,
+    /// LARS trust coefficient.
+    pub trust: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+}
+
+/// Trains a probe on `train` and returns its logits on `test`.
+pub fn probe(config: &ProbeConfig, train: &Outputs, test: &Outputs, classes: usize, seed: u64, device: Device) -> Result<Outputs, Error> {
+    let (n, width) = (train.labels.len(), train.width);
+    let batch = config.batch.min(n);
+    if batch < 2 || config.epochs == 0 {
+        return Err(Error::Usage("probe: batch must be at least 2 and epochs at least 1".into()));
+    }
+    let mut layout = Layout::builder();
+    let (w, b) = (layout.add("head.weight", &[classes, width]), layout.add("head.bias", &[classes]));
+    let layout = layout.finish();
+    let mut p = Planner::new();
+    p.train(&layout);
+    let (x, targets) = (p.input([batch, width]), p.input([batch, classes]));
+    let (normed, mean, var) = p.batch_norm(x, EPS);
+    let logits = p.linear(normed, w, Bias::Full(b))?;
+    let loss = p.cross_entropy(logits, targets)?;
+    p.root(loss);
+    p.keep(mean);
+    p.keep(var);
+    let plan = p.finish()?;
+    let mut params = Params::new(&layout, DType::F32);
+    let mut random = Stream::named(seed, "probe");
+    params.set(w, &(0..classes * width).map(|_| 0.01 * random.normal()).collect::<Vec<_>>());
+    let (mut grads, mut arena) = (Grads::new(&layout, DType::F32), Arena::new(&plan, DType::F32));
+    let mut lars = Lars::new(&layout, config.momentum, config.trust);
+    let per_epoch = n / batch;
+    let schedule = Cosine {
+        base_lr: config.lr,
+        warmup_lr: 0.0,
+        min_lr: 0.0,
+        steps: config.epochs * per_epoch,
+        warmup_steps: (config.warmup_epochs * per_epoch as f64).round() as usize,
+    };
+    let mut order: Vec<usize> = (0..n).collect();
+    for step in 0..config.epochs * per_epoch {
+        if step % per_epoch == 0 {
+            (1..n).rev().for_each(|i| order.swap(i, (random.uniform() * (i + 1) as f64) as usize));
+        }
+        let rows = &order[step % per_epoch * batch..][..batch];
+        for (x, &row) in arena.value_mut::<f32>(x).chunks_exact_mut(width).zip(rows) {
+            x.copy_from_slice(&train.values[row * width..(row + 1) * width]);
+        }
+        let one_hot = arena.value_mut::<f32>(targets);
+        one_hot.fill(0.0);
+        rows.iter().enumerate().for_each(|(i, &row)| one_hot[i * classes + train.labels[row] as usize] = 1.0);
+        let sets = [&params];
+        let mut cx = Cx::new(&device, &sets, &mut arena, StepKey::default());
+        plan.forward(&mut cx)?;
+        let value = cx.arena.scalar(loss);
+        if !value.is_finite() {
+            return Err(Error::Diverged { stage: "probe".into(), step, loss: value });
+        }
+        grads.reset();
+        plan.backward(&mut cx, &mut grads)?;
+        let rate = |param| Rate { param, lr: schedule.at(step, 1.0), weight_decay: config.weight_decay };
+        lars.step(&mut params, &grads, &[rate(w), rate(b)]);
+    }
+    Ok(apply(&params.to_f64(w), &params.to_f64(b), train, test, classes))
+}
+
+/// Logits of the test features, normalised with the statistics of all training features.
+fn apply(w: &[f64], b: &[f64], train: &Outputs, test: &Outputs, classes: usize) -> Outputs {
+    let width = train.width;
+    let (mean, rstd) = statistics(train);
+    let mut values = Vec::with_capacity(test.labels.len() * classes);
+    let mut x = vec![0.0; width];
+    for row in test.values.chunks_exact(width) {
+        for i in 0..width {
+            x[i] = (f64::from(row[i]) - mean[i]) * rstd[i];
+        }
+        values.extend((0..classes).map(|k| (b[k] + w[k * width..(k + 1) * width].iter().zip(&x).map(|(w, x)| w * x).sum::<f64>()) as f32));
+    }
+    Outputs { values, width: classes, labels: test.labels.clone() }
+}
+
+fn statistics(train: &Outputs) -> (Vec<f64>, Vec<f64>) {
+    let (width, n) = (train.width, train.labels.len() as f64);
+    let (mut mean, mut var) = (vec![0.0; width], vec![0.0; width]);
+    for row in train.values.chunks_exact(width) {
+        mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x) / n);
+    }
+    for row in train.values.chunks_exact(width) {
+        (0..width).for_each(|i| var[i] += (f64::from(row[i]) - mean[i]).powi(2) / n);
+    }
+    (mean, var.into_iter().map(|v| (v + EPS).sqrt().recip()).collect())
+}

@@ -1,0 +1,132 @@
+//! What a configuration says about a stage: views of the images, the optimiser's numbers. Nothing here has a hidden default.
+
+use fd_data::{Augment, AugmentConfig, Geometry, Interpolation, MixConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// How training images are augmented: crop, flip, erase.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Views {
+    /// Least and greatest share of the image's area that a random resized crop takes; [1, 1] takes all of it.
+    pub crop_scale: [f64; 2],
+    /// Least and greatest aspect ratio of the crop.
+    pub crop_ratio: [f64; 2],
+    /// The filter that resizes it. The official distillation code resizes bilinearly.
+    pub interpolation: Interpolation,
+    /// Probability of a horizontal flip.
+    pub flip: f64,
+    /// Probability of random erasing.
+    pub erase: f64,
+}
+
+/// Mean and standard deviation of the images' channels, on a scale of 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalise {
+    /// One mean a channel.
+    pub mean: Vec<f32>,
+    /// One standard deviation a channel.
+    pub std: Vec<f32>,
+}
+
+impl Views {
+    /// The augmentation for images of `size` (height, width).
+    pub fn augment(&self, size: (usize, usize), normalise: &Normalise) -> Result<Augment, Error> {
+        let whole = self.crop_scale == [1.0, 1.0];
+        let (size, interpolation) = ([size.0, size.1], self.interpolation);
+        let geometry = if whole {
+            Geometry::Resize { size, interpolation }
+        } else {
+            Geometry::RandomResizedCrop { size, scale: self.crop_scale, ratio: self.crop_ratio, interpolation }
+        };
+        build(geometry, self.flip, self.erase, normalise)
+    }
+}
+
+/// The evaluation's view: the whole image at `size`, with the same normalisation as in training (the official code's differs).
+pub fn plain_view(size: (usize, usize), normalise: &Normalise) -> Result<Augment, Error> {
+    build(Geometry::Resize { size: [size.0, size.1], interpolation: Interpolation::Bicubic }, 0.0, 0.0, normalise)
+}
+
+fn build(geometry: Geometry, flip: f64, erase: f64, normalise: &Normalise) -> Result<Augment, Error> {
+    let normalise = fd_data::Normalisation { mean: normalise.mean.clone(), std: normalise.std.clone() };
+    Ok(Augment::new(AugmentConfig { geometry, flip, erase, normalise })?)
+}
+
+/// The optimiser's numbers and its length: AdamW, cosine with linear warm-up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Epochs of linear warm-up; fractions are allowed.
+    pub warmup_epochs: f64,
+    /// Images a step.
+    pub batch: usize,
+    /// Micro-batches a step: gradients of batch / accumulate images each are averaged.
+    pub accumulate: usize,
+    /// Peak learning rate, for this batch (the paper states rates for 512 images: base x batch / 512).
+    pub lr: f64,
+    /// Learning rate at the start of the warm-up.
+    pub warmup_lr: f64,
+    /// Learning rate at the end.
+    pub min_lr: f64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// Factor on the learning rate from each layer to the one below; 1: none.
+    pub layer_decay: f64,
+    /// AdamW's running-mean factors.
+    pub betas: [f64; 2],
+    /// Largest norm of a step's gradient; 0: no clipping.
+    pub clip_grad: f64,
+}
+
+impl Recipe {
+    /// Refuses impossible numbers; the message names the key under `stage`.
+    pub fn check(&self, stage: &str, samples: usize) -> Result<(), Error> {
+        let refuse = |key: &str, why: String| Err(Error::Usage(format!("{stage}.{key}: {why}")));
+        if self.epochs == 0 {
+            return refuse("epochs", "must be at least 1".into());
+        }
+        if self.batch == 0 || self.batch > samples {
+            return refuse("batch", format!("{} does not fit {samples} training images", self.batch));
+        }
+        if self.accumulate == 0 || !self.batch.is_multiple_of(self.accumulate) {
+            return refuse("accumulate", format!("{} does not divide a batch of {}", self.accumulate, self.batch));
+        }
+        for (key, value) in [("lr", self.lr), ("warmup_lr", self.warmup_lr), ("min_lr", self.min_lr), ("weight_decay", self.weight_decay)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return refuse(key, format!("{value} must not be negative"));
+            }
+        }
+        if !(0.0..self.epochs as f64 + 1e-9).contains(&self.warmup_epochs) {
+            return refuse("warmup_epochs", format!("{} is not within {} epochs", self.warmup_epochs, self.epochs));
+        }
+        if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
+            return refuse("layer_decay", format!("{} is not in 0..1", self.layer_decay));
+        }
+        if self.betas.iter().any(|b| !(0.0..1.0).contains(b)) {
+            return refuse("betas", format!("{:?} are not in 0..1", self.betas));
+        }
+        if !(self.clip_grad >= 0.0 && self.clip_grad.is_finite()) {
+            return refuse("clip_grad", format!("{} must not be negative", self.clip_grad));
+        }
+        Ok(())
+    }
+}
+
+/// A stage that trains on labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Supervised {
+    /// The optimiser's numbers.
+    pub recipe: Recipe,
+    /// The views.
+    pub views: Views,
+    /// Mixup, CutMix and label smoothing.
+    pub mix: MixConfig,
+    /// Drop path of the last block.
+    pub drop_path_rate: f64,
+}
