@@ -15,8 +15,7 @@ import numpy as np
 
 EXP_DEGREE = 6
 MILLS_NUM, MILLS_DEN = 3, 4
-MILLS_SLACK = 200
-MILLS_DEN_0 = 0.95
+MILLS_SLACK = 500
 A_MAX = 13.25
 PASSES = 400
 
@@ -73,8 +72,7 @@ def fit_exp():
 
 
 def fit_mills():
-    # e^(a²/2) Φ(-a) on [0, A_MAX] as 1/2 - a N(a) / D(a). D(0) is held at a value at which, by trial, a
-    # common factor of both polynomials makes for smaller rounding errors about a = 1, where they matter most.
+    # e^(a²/2) Φ(-a) on [0, A_MAX] as 1/2 - a N(a) / D(a) with D(0) = 1.
     a = A_MAX * (1 - np.cos(np.linspace(0, np.pi / 2, 2001)))
     want = np.array([0.5 * math.erfc(x / math.sqrt(2)) * math.exp(x * x / 2) for x in a])
     # Level errors of Φ(-a) itself, but in the tail a relative error of at most MILLS_SLACK times that at 0.
@@ -82,18 +80,18 @@ def fit_mills():
     size = np.minimum(0.5 / gauss, MILLS_SLACK * want)
     n, d = range(MILLS_NUM + 1), range(1, MILLS_DEN + 1)
     columns = np.stack([a ** (i + 1) for i in n] + [(want - 0.5) * a**i for i in d], axis=1)
-    split, den_0 = MILLS_NUM + 1, float(np.float32(MILLS_DEN_0))
+    split = MILLS_NUM + 1
 
     def den(c):
-        return den_0 + sum(c[split + i - 1] * a**i for i in d) if c is not None else 1.0
+        return 1 + sum(c[split + i - 1] * a**i for i in d) if c is not None else 1.0
 
     def error(c):
         return (0.5 - columns[:, :split] @ c[:split] / den(c) - want) / size
 
     order = sorted(range(columns.shape[1]), key=lambda i: i if i < split else i - split + 0.5)
-    c = fit("Mills", order, columns, den_0 * (0.5 - want), lambda c: 1 / (size * den(c)), error)
+    c = fit("Mills", order, columns, 0.5 - want, lambda c: 1 / (size * den(c)), error)
     rust("MILLS_NUM", c[:split])
-    rust("MILLS_DEN", [den_0, *c[split:]])
+    rust("MILLS_DEN", [1.0, *c[split:]])
     e = np.abs(error(c) * size)
     print(f"// Mills: largest error of Φ(-a) {(e * gauss).max():.2e}, largest relative error {(e / want).max():.2e}")
 

@@ -24,7 +24,8 @@
 //! let mut grads = Grads::new(&layout, DType::F32);
 //! let mut arena = Arena::new(&plan, DType::F32);
 //! arena.write::<f32>(target, &[1.0; 8]);
-//! let mut cx = Cx::new(&Device::Cpu, &[&params], &mut arena, StepKey::default());
+//! let sets = [&params];
+//! let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
 //! plan.forward(&mut cx)?;
 //! assert_eq!(cx.arena.scalar(loss), 1.0);
 //! plan.backward(&mut cx, &mut grads)?;

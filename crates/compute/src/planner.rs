@@ -375,6 +375,12 @@ impl Planner {
         for act in self.roots.iter().filter(|a| self.shape(**a).len() != 1) {
             return misfit("root", "loss", [1], self.shape(*act));
         }
+        for op in &self.ops {
+            let inputs = op.wiring().inputs;
+            if (1..inputs.len()).any(|i| inputs[..i].iter().any(|a| a.act == inputs[i].act)) {
+                return refuse(op.name(), "the same value is given as two operands");
+            }
+        }
         let trained = self.bound.iter().find(|b| b.trained).map(|b| b.layout);
         let Planner { id, acts, ops, again, keep, wants_grad, roots, leaves, bound, layouts, .. } = self;
         let (d, s) = schedule(Described { acts, ops, again, keep, wants_grad, roots, leaves, trained });

@@ -208,9 +208,12 @@ impl Scheduler<'_> {
                 let life = held.again.or(held.value).expect("made available");
                 self.lives.used(life, now);
             }
+            // A kept output stays where it is: the same bits are written over it.
             for &output in &w.outputs {
-                let life = self.lives.born(self.len(output), now);
-                self.held[output.index as usize].again = Some(life);
+                if !self.kept(output) {
+                    let life = self.lives.born(self.len(output), now);
+                    self.held[output.index as usize].again = Some(life);
+                }
             }
             let scratch = self.lives.born(w.scratch.0, now);
             self.scratch.push(scratch);

@@ -131,6 +131,24 @@ fn residual() {
 }
 
 #[test]
+fn residual_branches_without_and_with_other_readers() {
+    proves_with("a branch that nothing trains", &[&[6]], |p, w| {
+        let (x, y) = (p.input([5, 2, 6]), p.input([5, 2, 6]));
+        Ok((vec![x], vec![y], p.residual(x, y, Some(w[0]), None)?))
+    });
+    proves("a branch read twice", &[&[6]], |p, w| {
+        let (x, y) = (p.input([5, 2, 6]), p.input([5, 2, 6]));
+        let a = p.residual(x, y, Some(w[0]), None)?;
+        Ok((vec![x, y], p.residual(y, a, None, None)?))
+    });
+    proves("the branch's later reader delivers first", &[&[6]], |p, w| {
+        let (x, y) = (p.input([5, 2, 6]), p.input([5, 2, 6]));
+        let a = p.residual(x, y, Some(w[0]), None)?;
+        Ok((vec![x, y], p.residual(a, y, Some(w[0]), None)?))
+    });
+}
+
+#[test]
 fn tokens_positions_and_patches() {
     proves("CLS and positions", &[&[1, 1, 4], &[1, 7, 4]], |p, w| {
         let x = p.input([2, 6, 4]);

@@ -80,7 +80,7 @@ impl Vit {
         config.check()?;
         let c = config.embed_dim;
         let (grid_h, grid_w) = config.grid();
-        let rows = (2 * grid_h - 1) * (2 * grid_w - 1) + 3;
+        let rows = (2 * grid_h - 1) * (2 * grid_w - 1) + if config.cls_token { 3 } else { 0 };
         let mut add = |name: &str, shape: &[usize]| layout.add(format!("{prefix}{name}"), shape);
         let cls_token = config.cls_token.then(|| add("cls_token", &[1, 1, c]));
         let pos_embed = (config.position == Position::Absolute).then(|| add("pos_embed", &[1, config.tokens(), c]));

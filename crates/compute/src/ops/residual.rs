@@ -61,23 +61,29 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// dy of a chunk of rows, and this chunk's dγ (empty: not wanted; then y may be empty too).
-    fn branch_gradient<T: Real>(dout: &[T], y: &[T], gamma: &[T], scale: &dyn Fn(usize) -> T, dy: &mut [T], dgamma: &mut [T], cols: usize) {
+    /// dy of a chunk of rows (`how` 0: none, 1: set, 2: add), and this chunk's dγ (empty: not wanted; then y may be empty too).
+    fn branch_gradient<T: Real>(
+        dout: &[T],
+        y: &[T],
+        gamma: &[T],
+        scale: &dyn Fn(usize) -> T,
+        dy: &mut [T],
+        how: u8,
+        dgamma: &mut [T],
+        cols: usize,
+    ) {
         dgamma.fill(T::ZERO);
-        for (r, (dout, dy)) in dout.chunks_exact(cols).zip(dy.chunks_exact_mut(cols)).enumerate() {
-            let s = scale(r);
-            if gamma.is_empty() {
+        for (r, dout) in dout.chunks_exact(cols).enumerate() {
+            let (s, row) = (scale(r), r * cols..(r + 1) * cols);
+            if how > 0 {
+                let dy = &mut dy[row.clone()];
                 for i in 0..cols {
-                    dy[i] = s * dout[i];
-                }
-            } else {
-                let g = &gamma[..cols];
-                for i in 0..cols {
-                    dy[i] = s * g[i] * dout[i];
+                    let d = if gamma.is_empty() { s * dout[i] } else { s * gamma[i] * dout[i] };
+                    dy[i] = if how == 2 { dy[i] + d } else { d };
                 }
             }
             if !dgamma.is_empty() {
-                let (y, dg) = (&y[r * cols..(r + 1) * cols], &mut dgamma[..cols]);
+                let (y, dg) = (&y[row], &mut dgamma[..cols]);
                 for i in 0..cols {
                     dg[i] = T::fma::<S>(s * dout[i], y[i], dg[i]);
                 }
@@ -127,19 +133,26 @@ impl Operation for Residual {
         let gamma: &[T] = self.gamma.map_or(&[], |g| env.params.get(g));
         let (per, cols) = (rows::per_task(self.cols), self.cols);
         let step = per * cols;
-        assert!(matches!(how_y, Deliver::Set), "a branch's output goes into its residual only");
-        let y = if wants { At::Value(self.y) } else { At::Nothing };
-        let [y, dout, dy, partial] = env.acts.split([y, At::Grad(self.out), At::Grad(self.y), At::Scratch]);
+        let how = match how_y {
+            Deliver::Skip => 0,
+            Deliver::Set => 1,
+            Deliver::Add => 2,
+            Deliver::InPlace => unreachable!("offered to x only"),
+        };
+        let (y, dy) = (if wants { At::Value(self.y) } else { At::Nothing }, if how > 0 { At::Grad(self.y) } else { At::Nothing });
+        let [y, dout, dy, partial] = env.acts.split([y, At::Grad(self.out), dy, At::Scratch]);
         let (y, dout) = (&*y, &*dout);
         let run = |task: usize, dy: &mut [T], dgamma: &mut [T]| {
-            let r = task * step..task * step + dy.len();
+            let r = task * step..dout.len().min((task + 1) * step);
             let scale = |row: usize| T::of(drop.map_or(1.0, |d| d.scale(key, (task * per + row) / per_sample)));
-            branch_gradient(&dout[r.clone()], if wants { &y[r] } else { y }, gamma, &scale, dy, dgamma, cols);
+            branch_gradient(&dout[r.clone()], if wants { &y[r] } else { y }, gamma, &scale, dy, how, dgamma, cols);
         };
-        if wants {
-            dy.par_chunks_mut(step).zip(partial.par_chunks_mut(cols)).enumerate().for_each(|(task, (dy, part))| run(task, dy, part));
-        } else {
-            dy.par_chunks_mut(step).enumerate().for_each(|(task, dy)| run(task, dy, &mut []));
+        let parts = partial.par_chunks_mut(cols);
+        match (how, wants) {
+            (0, false) => {}
+            (0, true) => parts.enumerate().for_each(|(task, part)| run(task, &mut [], part)),
+            (_, false) => dy.par_chunks_mut(step).enumerate().for_each(|(task, dy)| run(task, dy, &mut [])),
+            (_, true) => dy.par_chunks_mut(step).zip(parts).enumerate().for_each(|(task, (dy, part))| run(task, dy, part)),
         }
         if let Some([Some((dgamma, add))]) = self.gamma.filter(|_| wants).map(|g| env.grads.split([g])) {
             rows::reduce(partial, dgamma, add);

@@ -1,8 +1,9 @@
 //! Elementary functions for kernels: branch-free, so that a loop calling them vectorises at its level.
 //!
-//! The coefficients are this crate's own: `tools/fit_math.py` fits them (minimax in relative error by Lawson's iteration on a dense
-//! grid, then rounded to `f32` one at a time with refits between) and prints the tables below. The bounds stated here are the
-//! largest errors against `f64` over the dense grids of this file's tests, at both instantiations (fused and not).
+//! The coefficients are this crate's own: `tools/fit_math.py` fits them (minimax in weighted relative error by Lawson's iteration on a
+//! dense grid, then rounded to `f32` one at a time with refits between) and prints the tables below. The bounds stated here were
+//! measured against `f64` at every `f32` of magnitude above 1e-8 up to where results are flushed or saturated ([`quick_gelu`]: every
+//! third), once with fused multiply-adds and once without; the tests hold them on a grid of 3 million points over all exponents.
 
 use super::Simd;
 use crate::Real;
@@ -13,16 +14,19 @@ const EXP: [f32; 7] = [2.0, 1.9999996, 0.99999064, 0.33325016, 0.08298724, 0.015
 const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 /// Below -126 ln 2, still above -127 ln 2: the least argument whose scale has a non-negative exponent field (namely 0).
 const EXP_MIN: f32 = -88.0;
+/// 1/2, which makes a ceiling of the rounding, less twice what rounding errors come to at the ends of the range: so r may exceed 0 by
+/// 2e-5, where 2 e^r is as exact as elsewhere, and never falls below -ln 2, where it would pass into the binade below and lose a bit.
+const ABOVE: f32 = 0.499_98;
 /// Above 128 ln 2, still below 129 ln 2: the scale is infinite.
 const EXP_MAX: f32 = 89.0;
-/// 1.5 · 2^23, whose ulp is 1, plus the exponent bias less 1: adding it rounds to an integer, ties to even, and leaves that
-/// integer's biased exponent in the low bits.
+/// 1.5 · 2^23, whose ulp is 1, plus the exponent bias less 1: adding it rounds to an integer and leaves that integer's biased exponent
+/// in the low bits.
 const ROUND: f32 = 12_582_912.0 + 126.0;
 
-/// N and D, lowest power first, of M(a) = e^(a²/2) Φ(-a) = 1/2 - a N(a) / D(a) on [0, 13.25]: as fitted, Φ(-a) is within 3e-9 absolute and
-/// 1.1e-6 relative.
-const MILLS_NUM: [f32; 4] = [0.39894214, 0.32014546, 0.10688381, 0.014580921];
-const MILLS_DEN: [f32; 5] = [1.0, 1.4291368, 0.8301973, 0.23698865, 0.029163005];
+/// N and D, lowest power first, of M(a) = e^(a²/2) Φ(-a) = 1/2 - a N(a) / D(a) on [0, 13.25]: as fitted, Φ(-a) is within
+/// 2e-9 absolute and 2e-6 relative.
+const MILLS_NUM: [f32; 4] = [0.39894217, 0.31690845, 0.104812935, 0.014110443];
+const MILLS_DEN: [f32; 5] = [1.0, 1.4210241, 0.81991553, 0.23208801, 0.02822231];
 /// Here -a²/2 lies in [EXP_MIN, -126 ln 2], so e^(-a²/2) is flushed to 0.
 const GELU_MAX: f32 = 13.25;
 /// 1 / √(2π)
@@ -55,8 +59,8 @@ fn poly<S: Simd, const N: usize>(c: [f32; N], x: f32) -> f32 {
 #[inline(always)]
 fn exp_bounded<S: Simd>(x: f32) -> f32 {
     // n = ⌈x / ln 2⌉, so r = x - n ln 2 is in [-ln 2, 0] and e^x = (2 e^r) 2^(n - 1), whose second factor is finite and normal
-    // wherever e^x is. At x = 0 the tie goes to n = 0.
-    let t = f32::fma::<S>(x, std::f32::consts::LOG2_E, 0.5) + ROUND;
+    // wherever e^x is.
+    let t = f32::fma::<S>(x, std::f32::consts::LOG2_E, ABOVE) + ROUND;
     let n = t - ROUND;
     let r = f32::fma::<S>(n, -LN2[0], x);
     let r = f32::fma::<S>(n, -LN2[1], r);
@@ -64,7 +68,7 @@ fn exp_bounded<S: Simd>(x: f32) -> f32 {
     poly::<S, _>(EXP, r) * f32::from_bits(t.to_bits() << 23)
 }
 
-/// e^x to ULP_EXP ulp wherever the result is a normal number: for -87.3365 < x < 88.7228.
+/// e^x wherever it is a normal number, -87.3365 < x < 88.7228: to 1.25 ulp fused, 1.71 ulp unfused.
 ///
 /// Below that 0 (there are no subnormal results), above it +∞; exp(0) = 1 exactly, exp(-∞) = 0, and NaN stays NaN.
 #[inline(always)]
@@ -77,6 +81,9 @@ pub fn exp<S: Simd>(x: f32) -> f32 {
 /// Both come from one e^(-a²/2), a = |x|, and one quotient of polynomials M(a) = e^(a²/2) Φ(-a), by the symmetries
 /// x Φ(x) = max(x, 0) - a Φ(-a) and Φ(x) + x φ(x) = h or, for x > 0, 1 - h, with h = Φ(-a) - a φ(a). A caller that drops one of
 /// the two does not pay for it.
+///
+/// Divided by max(1, |x|), the value errs by at most 8.5e-8 fused and 9.9e-8 unfused, the derivative by 1.02e-7 and 1.19e-7 (an ulp of
+/// the derivative is 1.2e-7 where it exceeds 1). For x < -1, while |value| > 1e-30, the relative errors are at most 9.2e-6 and 4.1e-6.
 ///
 /// gelu(0) = (0, 1/2) exactly; below -13.22 both are 0, at -∞ too; gelu(∞) = (∞, 1); NaN gives NaNs.
 #[inline(always)]
@@ -106,7 +113,8 @@ pub fn gelu_f64(x: f64) -> (f64, f64) {
 /// x σ(1.702 x), GELU's sigmoid approximation as CLIP has it, and its derivative.
 ///
 /// With a = |x|, s = σ(-1.702 a) and h = s (1 - 1.702 a (1 - s)) these are max(x, 0) - a s and h or, for x > 0, 1 - h.
-/// Exactly (0, 1/2) at 0; safe at ±∞; NaN gives NaNs.
+/// Exactly (0, 1/2) at 0; safe at ±∞; NaN gives NaNs. In f32, divided by max(1, |x|), the value errs by at most 8.7e-8, the derivative
+/// by 1.16e-7, fused or not, and both by 4.9e-6 of themselves for x < -1 while |value| > 1e-30.
 #[inline(always)]
 pub fn quick_gelu<S: Simd, T: Real>(x: T) -> (T, T) {
     // Beyond 450 e^(-1.702 a) is 0 in f64 too.
@@ -176,8 +184,8 @@ mod tests {
 
     #[test]
     fn exp_errs_by_less_than_two_ulp() {
-        exp_is_bounded::<Baseline>(1.7);
-        exp_is_bounded::<Fused>(1.45);
+        exp_is_bounded::<Baseline>(1.71);
+        exp_is_bounded::<Fused>(1.25);
     }
 
     fn exp_is_right_where_it_is_special<S: Simd>() {
@@ -222,15 +230,15 @@ mod tests {
     #[test]
     fn gelu_errs_within_its_bounds() {
         let check = |got: [f64; 4], bound: [f64; 4]| assert!(got.iter().zip(bound).all(|(g, b)| *g <= b), "{got:?}");
-        check(errors(gelu::<Baseline>, gelu_f64), [9.5e-8, 1.2e-7, 8.5e-6, 4.5e-6]);
-        check(errors(gelu::<Fused>, gelu_f64), [8e-8, 1e-7, 8.5e-6, 4.5e-6]);
+        check(errors(gelu::<Baseline>, gelu_f64), [9.9e-8, 1.19e-7, 9.2e-6, 4.1e-6]);
+        check(errors(gelu::<Fused>, gelu_f64), [8.5e-8, 1.02e-7, 9.2e-6, 4.1e-6]);
     }
 
     #[test]
     fn quick_gelu_errs_within_its_bounds() {
         let check = |got: [f64; 4], bound: [f64; 4]| assert!(got.iter().zip(bound).all(|(g, b)| *g <= b), "{got:?}");
-        check(errors(quick_gelu::<Baseline, f32>, quick_gelu::<Baseline, f64>), [0.0; 4]);
-        check(errors(quick_gelu::<Fused, f32>, quick_gelu::<Fused, f64>), [0.0; 4]);
+        check(errors(quick_gelu::<Baseline, f32>, quick_gelu::<Baseline, f64>), [8.7e-8, 1.16e-7, 4.9e-6, 4.9e-6]);
+        check(errors(quick_gelu::<Fused, f32>, quick_gelu::<Fused, f64>), [8.7e-8, 1.16e-7, 4.9e-6, 4.9e-6]);
     }
 
     /// Zero, the infinities, NaN, and a left tail that falls towards the minimum.
