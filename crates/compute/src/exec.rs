@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::plan::{Act, ActInfo, Bound, Deliver, Plan, Step, StepKind};
+use crate::plan::{Act, ActInfo, Deliver, Plan, Step, StepKind};
 use crate::{Arena, DType, Device, Error, Grads, Param, Params, Real};
 
 /// What the random numbers of a run depend on. Equal keys give equal drop path masks, whatever the batch is cut into.
@@ -221,9 +221,9 @@ impl Plan {
     fn check(&self, cx: &Cx) -> Result<(), Error> {
         cx.device.check()?;
         cx.arena.check(self)?;
-        let found: Vec<u32> = cx.params.iter().map(|p| p.layout().id).collect();
-        let expected: Vec<u32> = self.bound.iter().map(|b: &Bound| b.layout).collect();
-        if found != expected {
+        if !cx.params.iter().map(|p| p.layout().id).eq(self.bound.iter().map(|b| b.layout)) {
+            let found: Vec<u32> = cx.params.iter().map(|p| p.layout().id).collect();
+            let expected: Vec<u32> = self.bound.iter().map(|b| b.layout).collect();
             let (expected, found) = (format!("layouts {expected:?}"), format!("layouts {found:?}"));
             return Err(Error::Mismatch { what: "parameter sets", expected, found });
         }

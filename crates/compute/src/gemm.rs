@@ -86,6 +86,7 @@ pub fn matmul<T: GemmReal>(alpha: T, a: Mat<T>, b: Mat<T>, add: bool, c: MatMut<
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
     };
+    let _library = Library::enter(threads);
     // SAFETY: every matrix lies within its memory (checked when it was made), c is exclusively ours and cannot overlap a or b.
     // The library stores columns: c^T = b^T a^T has unit stride down its columns.
     unsafe {
@@ -106,6 +107,52 @@ pub fn matmul<T: GemmReal>(alpha: T, a: Mat<T>, b: Mat<T>, add: bool, c: MatMut<
             parallelism,
         });
     }
+}
+
+/// Marks the time spent in the library, whose packing buffers are its own, for the test that counts our allocations. Nothing in release.
+struct Library(#[cfg(debug_assertions)] Threads);
+
+#[cfg(debug_assertions)]
+mod inside {
+    pub static ALL: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    thread_local! { pub static ONE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) }; }
+}
+
+impl Library {
+    #[cfg(debug_assertions)]
+    fn enter(threads: Threads) -> Self {
+        Library::set(threads, true);
+        Library(threads)
+    }
+
+    #[cfg(not(debug_assertions))]
+    fn enter(_: Threads) -> Self {
+        Library()
+    }
+
+    #[cfg(debug_assertions)]
+    fn set(threads: Threads, on: bool) {
+        match threads {
+            Threads::One => inside::ONE.set(on),
+            Threads::All => inside::ALL.store(on, std::sync::atomic::Ordering::SeqCst),
+        }
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Library {
+    fn drop(&mut self) {
+        Library::set(self.0, false);
+    }
+}
+
+/// Is this thread, or the whole pool, in the matrix library? Known in builds with debug assertions only.
+#[doc(hidden)]
+pub fn inside_gemm_library() -> bool {
+    #[cfg(debug_assertions)]
+    return inside::ONE.get() || inside::ALL.load(std::sync::atomic::Ordering::SeqCst);
+    #[cfg(not(debug_assertions))]
+    return false;
 }
 
 /// A product as the library takes it: dst (m x n, columns contiguous) = alpha · lhs · rhs (+ dst).

@@ -53,6 +53,8 @@ pub use arena::Arena;
 pub use device::{DType, Device};
 pub use error::Error;
 pub use exec::{Cx, StepKey};
+#[doc(hidden)]
+pub use gemm::inside_gemm_library;
 pub use gemm::{Mat, MatMut, Threads, matmul};
 pub use layout::{Layout, LayoutBuilder, Param};
 pub use ops::{Bias, Distance, DropPath, GeluKind, Pooling, Sparse};

@@ -1,3 +1,71 @@
-//! The command line: `distill`.
+//! The command line: `distill`. Exit codes: 0; 1 when a check failed; 2 for a user's mistake, with one line on standard error.
 
-fn main() {}
+mod cli;
+mod commands;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use fd_compute::simd;
+
+use cli::{Cli, Command};
+use commands::Outcome;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if e.exit_code() == 0 => {
+            // Help or the version, to standard output; a reader that has gone is no mistake.
+            let _ = e.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => return refuse(&cli::one_line(&e)),
+    };
+    match run(&cli) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::CheckFailed) => ExitCode::from(1),
+        Err(e) => refuse(&format!("error: {e:#}")),
+    }
+}
+
+fn refuse(message: &str) -> ExitCode {
+    let line: Vec<&str> = message.split(char::is_control).map(str::trim).filter(|s| !s.is_empty()).collect();
+    let _ = writeln!(std::io::stderr(), "{}", line.join(" "));
+    ExitCode::from(2)
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Outcome> {
+    log(cli.verbose);
+    cli.device.check()?;
+    if let Some(level) = cli.simd
+        && !simd::force(level)
+    {
+        let here: Vec<&str> = simd::Level::available().into_iter().map(simd::Level::name).collect();
+        bail!("--simd {}: this machine has {}", level.name(), here.join(", "));
+    }
+    let mut pool = rayon::ThreadPoolBuilder::new();
+    if let Some(threads) = cli.threads {
+        pool = pool.num_threads(threads);
+    }
+    pool.build_global().context("--threads: the thread pool cannot be made")?;
+    // Inside the pool: a plan's run allocates nothing only when it is called from one of the pool's own threads.
+    rayon::scope(|_| dispatch(cli))
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
+    let out = &mut commands::Output::new();
+    match &cli.command {
+        Command::Table(args) => commands::table(&args.options(cli.device), out),
+        Command::Parity { folder } => commands::parity(folder, out),
+        Command::Bench(cli::Bench::FdStep(args)) => commands::fd_step(&args.options(cli.device), out),
+    }
+}
+
+/// Messages go to standard error: warnings, more with `-v`, or what `RUST_LOG` says.
+fn log(verbose: u8) {
+    let level = ["warn", "info", "debug", "trace"][usize::from(verbose.min(3))];
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
+    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).try_init();
+}

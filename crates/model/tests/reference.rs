@@ -24,8 +24,8 @@ fn golden(case: &str) -> Checked<(Golden, Reference<f64>)> {
 fn deviation(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0, |m: f64, e| m.max(e.abs()));
-    // `!(x <= m)` keeps a NaN, `max` would lose it.
-    let worst = found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, |m: f64, d| if d <= m { m } else { d });
+    // `max` would lose a NaN.
+    let worst = found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, |m: f64, d| if m.is_nan() || d <= m { m } else { d });
     worst / largest.max(f64::MIN_POSITIVE)
 }
 

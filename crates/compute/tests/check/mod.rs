@@ -46,7 +46,10 @@ impl Case {
     pub fn params(&self, dtype: DType) -> Params {
         let mut params = Params::new(&self.layout, dtype);
         for (i, p) in self.layout.iter().enumerate() {
-            let values: Vec<f64> = random(self.layout.shape(p).iter().product(), 100 + i as u64).iter().map(|v| 0.5 * v + 0.1).collect();
+            // Matrices as an initialisation would scale them, so that scores and activations stay of order one.
+            let shape = self.layout.shape(p);
+            let scale = if shape.len() > 1 { (shape[1..].iter().product::<usize>() as f64).powf(-0.5) } else { 0.5 };
+            let values: Vec<f64> = random(shape.iter().product(), 100 + i as u64).iter().map(|v| scale * v + 0.1 * scale).collect();
             params.set(p, &values);
         }
         params

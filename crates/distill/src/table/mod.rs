@@ -1,6 +1,7 @@
 //! The main job: teachers, distillation and evaluation, as one table.
 
 mod config;
+mod render;
 mod result;
 mod run;
 mod stages;

@@ -1,0 +1,186 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fd_compute::Device;
+use fd_compute::simd::Level;
+use fd_distill::bench::{BenchOptions, Preset};
+use fd_distill::config::Source;
+
+use crate::commands::TableOptions;
+
+/// Feature distillation of vision transformers.
+#[derive(Debug, Parser)]
+#[command(name = "distill", version, arg_required_else_help = false)]
+pub struct Cli {
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, global = true, default_value = "auto")]
+    pub device: Device,
+    /// Threads; default: one a core
+    #[arg(long, global = true, value_parser = at_most::<1024>)]
+    pub threads: Option<usize>,
+    /// Instruction set: scalar, avx2 or avx512; default: the best there is. Results repeat bit for bit at one level only
+    #[arg(long, global = true, value_parser = level)]
+    pub simd: Option<Level>,
+    /// More messages; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train teachers, distil them, evaluate before and after; writes a table and a figure
+    Table(TableArgs),
+    /// Compare our engine with a folder of golden vectors; exit code 1 when a case fails
+    Parity {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Measure speed; prints one line of JSON
+    #[command(subcommand, arg_required_else_help = false)]
+    Bench(Bench),
+}
+
+/// The tables that come with the binary.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum TablePreset {
+    /// The code paths in seconds; its numbers mean nothing
+    Smoke,
+    /// The main table at the size of a laptop
+    Mini,
+}
+
+/// `distill table`.
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// A configuration that comes with the binary
+    #[arg(long, value_enum, default_value = "mini", conflicts_with = "config")]
+    pub preset: TablePreset,
+    /// A configuration file instead
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Seeds: a list a,b,c, or how many (N stands for 0 to N - 1); default: the configuration's
+    #[arg(long, value_name = "N|A,B,…", value_parser = seeds)]
+    pub seeds: Option<Seeds>,
+    /// Override a key, such as distil.recipe.epochs=2
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The run directory; default: runs/ and the table's name
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// A list of seeds. (A plain `Vec` would be taken as an option that may be given several times.)
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seeds(Vec<u64>);
+
+impl TableArgs {
+    /// What the command needs.
+    pub fn options(&self, device: Device) -> TableOptions {
+        let config = match (&self.config, self.preset) {
+            (Some(path), _) => Source::File(path.clone()),
+            (None, TablePreset::Smoke) => {
+                Source::Embedded { name: "experiments/tables/smoke.toml", text: include_str!("../../../experiments/tables/smoke.toml") }
+            }
+            (None, TablePreset::Mini) => {
+                Source::Embedded { name: "experiments/tables/mini.toml", text: include_str!("../../../experiments/tables/mini.toml") }
+            }
+        };
+        let seeds = self.seeds.clone().map(|s| s.0);
+        TableOptions { config, sets: self.sets.clone(), seeds, out: self.out.clone(), device }
+    }
+}
+
+/// `distill bench`.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// A whole step of feature distillation on random images
+    FdStep(FdStepArgs),
+}
+
+/// `distill bench fd-step`.
+#[derive(Debug, Args)]
+pub struct FdStepArgs {
+    /// Sizes: mini, tiny, vitb or vitl
+    #[arg(long)]
+    pub preset: Preset,
+    /// Images a step; default: the preset's
+    #[arg(long, value_parser = at_most::<4096>)]
+    pub batch: Option<usize>,
+    /// Steps to measure
+    #[arg(long, default_value = "10", value_parser = at_most::<1_000_000>)]
+    pub steps: usize,
+    /// Steps before them
+    #[arg(long, default_value = "2")]
+    pub warmup: u32,
+}
+
+impl FdStepArgs {
+    /// What the benchmark needs.
+    pub fn options(&self, device: Device) -> BenchOptions {
+        BenchOptions { preset: self.preset, batch: self.batch, steps: self.steps, warmup: self.warmup as usize, device }
+    }
+}
+
+/// A number in 1..=MAX.
+fn at_most<const MAX: usize>(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=MAX).contains(n)).ok_or_else(|| format!("expected a number from 1 to {MAX}"))
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let levels = [Level::Scalar, Level::Avx2, Level::Avx512];
+    levels.into_iter().find(|l| l.name() == text).ok_or_else(|| "expected scalar, avx2 or avx512".into())
+}
+
+/// `3` is 0, 1, 2; `0,5` is 0 and 5; `3,` is 3 alone.
+fn seeds(text: &str) -> Result<Seeds, String> {
+    let expected = || String::from("expected how many seeds (1 to 1000), or a list such as 0,1,2 without repetitions");
+    if !text.contains(',') {
+        return Ok(Seeds((0..at_most::<1000>(text).map_err(|_| expected())? as u64).collect()));
+    }
+    let list = text.strip_suffix(',').unwrap_or(text).split(',');
+    // A configuration's integers have 63 bits.
+    let seeds: Vec<u64> = list.map(|s| s.trim().parse::<u32>().map(u64::from)).collect::<Result<_, _>>().map_err(|_| expected())?;
+    let repeated = seeds.iter().enumerate().any(|(i, s)| seeds[..i].contains(s));
+    if repeated { Err(expected()) } else { Ok(Seeds(seeds)) }
+}
+
+/// Clap's message without its usage block, in one line.
+pub fn one_line(e: &clap::Error) -> String {
+    let text = e.to_string();
+    let told = text.lines().take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
+    told.map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn seeds_are_a_list_or_a_number() {
+        for (text, list) in [("3", vec![0, 1, 2]), ("0,5", vec![0, 5]), ("7,", vec![7]), ("1, 2", vec![1, 2])] {
+            assert_eq!(seeds(text), Ok(Seeds(list)), "{text}");
+        }
+        for wrong in ["", "0", ",", "1,,2", "1,1", "-1", "x", "1001", "1,99999999999"] {
+            assert!(seeds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn global_options_may_stand_anywhere() {
+        let cli = Cli::try_parse_from(["distill", "bench", "fd-step", "--preset", "mini", "--threads", "1", "-vv"]).unwrap();
+        assert_eq!((cli.threads, cli.verbose, cli.device), (Some(1), 2, Device::Cpu));
+    }
+}

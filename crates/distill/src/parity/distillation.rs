@@ -1,0 +1,140 @@
+//! A student, its teacher and the objective: features on both sides, the loss, the gradients of student and projector.
+
+use fd_compute::{Arena, Cx, DType, Device, Grads, Params, Planner, StepKey};
+use fd_model::goldens::Part;
+use fd_model::{Taps, VitConfig};
+use serde::de::IgnoredAny;
+
+use super::Stop;
+use super::checks::Checks;
+use super::kind::{self, case_options};
+use super::vit::{compare_gradients, no_drop_path};
+use crate::distillation::{Distillation, DistillationPlan, Projector};
+use crate::in_dfdx::value_and_gradient;
+use crate::{Normalisation, Objective, Target, WHITEN_EPS};
+
+case_options! {
+    /// How both were built.
+    Options {
+        cls: String,
+        #[serde(rename = "student")]
+        _student: IgnoredAny,
+        #[serde(rename = "teacher")]
+        _teacher: IgnoredAny,
+        #[serde(rename = "ln_eps")]
+        _ln_eps: Option<IgnoredAny>,
+        #[serde(rename = "gelu")]
+        _gelu: Option<IgnoredAny>,
+        ln_tgt_eps: Option<f64>,
+        loss: String,
+    }
+}
+
+/// Student, teacher and their weights.
+pub(super) struct Pair {
+    pub fd: Distillation,
+    pub trained: Params,
+    pub frozen: Params,
+    pub objective: Objective,
+}
+
+impl Pair {
+    /// Reads both models; `loss` and `ln_tgt_eps` as the JSON has them, or else the paper's.
+    pub fn read(checks: &mut Checks, loss: Option<&str>, ln_tgt_eps: Option<f64>) -> Result<Self, Stop> {
+        let (student, teacher) = (checks.golden().config(Part::Student)?, checks.golden().config(Part::Teacher)?);
+        no_drop_path(&student)?;
+        no_drop_path(&teacher)?;
+        if let Some(eps) = ln_tgt_eps.filter(|&eps| eps != WHITEN_EPS) {
+            return Err(Stop::Unknown(format!("`ln_tgt_eps` is {eps}, ours {WHITEN_EPS}")));
+        }
+        let loss = loss.map_or(Ok(Objective::PAPER.loss), kind::distance)?;
+        let objective = Objective { target: Target::Map, normalisation: Normalisation::LayerNorm, loss };
+        let fd = Distillation::new(&student, &teacher, projector(checks)?, objective)?;
+        let trained = checks.params(&fd.trained, "w.")?;
+        let frozen = checks.params(&fd.frozen, Part::Teacher.prefix())?;
+        checks.compare_index("buf.encoder.", &student)?;
+        Ok(Pair { fd, trained, frozen, objective })
+    }
+
+    pub fn student(&self) -> &VitConfig {
+        self.fd.student.config()
+    }
+}
+
+/// The layers that the case has weights of.
+fn projector(checks: &Checks) -> Result<Projector, Stop> {
+    let mut names: Vec<&str> = checks.below("w.decoder.").collect();
+    names.sort_unstable();
+    match names.as_slice() {
+        [] => Ok(Projector::None {}),
+        ["0.bias", "0.weight"] => Ok(Projector::Linear {}),
+        ["0.bias", "0.weight", "2.bias", "2.weight"] => {
+            let hidden = checks.golden().tensors["w.decoder.0.bias"].1.len();
+            Ok(Projector::Mlp { hidden })
+        }
+        other => Err(Stop::Unknown(format!("a projector with the weights {other:?}"))),
+    }
+}
+
+pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
+    let options: Options = kind::options(&checks.golden().json).or_else(|stop| {
+        // Where the class is not ours, its options need not be.
+        checks.golden().json["cls"].as_str().map_or(Ok(()), kind::teacher_class)?;
+        Err(stop)
+    })?;
+    kind::teacher_class(&options.cls)?;
+    let pair = Pair::read(checks, Some(&options.loss), options.ln_tgt_eps)?;
+    let (shape, pixels) = checks.input::<4>("in.image")?;
+    if shape[1..] != [pair.student().in_chans, pair.student().img_size.0, pair.student().img_size.1] {
+        return Err(Stop::Failed(format!("`in.image` of shape {shape:?} does not fit the student")));
+    }
+    if checks.has("out.teacher_input") {
+        checks.compare("out.teacher_input", &shape, pixels)?;
+    }
+    compare_features(checks, &pair, shape, pixels)?;
+
+    let step = pair.fd.plan(shape[0])?;
+    let mut arena = Arena::new(&step.plan, DType::F32);
+    arena.write_f64(step.images, pixels);
+    let sets = [&pair.trained, &pair.frozen];
+    let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
+    step.plan.forward(&mut cx)?;
+    compare_step(checks, &pair, &step, cx.arena)?;
+    let mut grads = Grads::new(&pair.fd.trained, DType::F32);
+    step.plan.backward(&mut cx, &mut grads)?;
+    if checks.below("g.").next().is_some() { compare_gradients(checks, &grads) } else { Ok(()) }
+}
+
+/// Prediction and loss, of the step that trains.
+fn compare_step(checks: &mut Checks, pair: &Pair, step: &DistillationPlan, arena: &Arena) -> Result<(), Stop> {
+    checks.compare_value("out.pred", &step.plan, arena, step.prediction)?;
+    checks.compare_scalar("loss", "", arena.scalar(step.loss))?;
+    // The last operation reads both, so they are still there.
+    let (prediction, teacher) = (arena.value::<f32>(step.prediction), arena.value::<f32>(step.teacher));
+    let shape = step.plan.shape(step.prediction);
+    let (loss, _) = value_and_gradient(&pair.objective, shape.dims(), prediction, teacher, pair.student().cls_token)?;
+    checks.compare_scalar("loss", " (dfdx)", f64::from(loss))
+}
+
+/// Features of both models, which that step does not keep.
+fn compare_features(checks: &mut Checks, pair: &Pair, shape: [usize; 4], pixels: &[f64]) -> Result<(), Stop> {
+    let mut p = Planner::new();
+    p.bind(&pair.fd.trained);
+    p.bind(&pair.fd.frozen);
+    let images = p.input(shape);
+    let taps = Taps { blocks: true, attention: false };
+    let (student, teacher) = (pair.fd.student.plan(&mut p, images, taps)?, pair.fd.teacher.plan(&mut p, images, taps)?);
+    let target = p.layer_norm(teacher.map(), None, WHITEN_EPS)?;
+    p.keep(target);
+    let plan = p.finish()?;
+    let mut arena = Arena::new(&plan, DType::F32);
+    arena.write_f64(images, pixels);
+    plan.forward(&mut Cx::new(&Device::Cpu, &[&pair.trained, &pair.frozen], &mut arena, StepKey::default()))?;
+    let named = [
+        ("out.student_tokens", student.map()),
+        ("out.teacher_prenorm", teacher.prenorm),
+        ("out.teacher_afternorm", teacher.map()),
+        ("out.target", target),
+    ];
+    named.into_iter().try_for_each(|(name, act)| checks.compare_value(name, &plan, &arena, act))
+}

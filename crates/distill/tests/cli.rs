@@ -1,0 +1,184 @@
+//! The binary's manners: a user's mistake is exit code 2 with one line on standard error, and leaves nothing behind.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// An empty folder for one test, which is also its current directory.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn distill(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_distill"));
+        command.args(args).current_dir(&self.0).env_remove("RUST_LOG").stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// Runs it, expects the mistake to be told in one line that holds all of `parts`, and nothing new in the folder.
+    fn refused(&self, args: &[&str], parts: &[&str]) {
+        let before = self.names();
+        let output = self.distill(args);
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {err}");
+        assert_eq!(out, "", "{args:?}");
+        assert!(err.starts_with("error: ") && err.ends_with('\n') && err.lines().count() == 1, "{args:?}: {err:?}");
+        for part in parts {
+            assert!(err.contains(part), "{args:?}: `{part}` is not in {err}");
+        }
+        assert_eq!(self.names(), before, "{args:?}");
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const SMOKE: &str = include_str!("../../../experiments/tables/smoke.toml");
+
+#[test]
+fn words_it_does_not_know() {
+    let s = Scratch::new("words");
+    s.refused(&[], &["subcommand"]);
+    s.refused(&["tabel"], &["tabel", "table"]);
+    s.refused(&["table", "--prest", "smoke"], &["--prest"]);
+    s.refused(&["table", "--preset", "huge"], &["huge", "smoke", "mini"]);
+    s.refused(&["table", "--preset", "smoke", "--config", "x.toml"], &["--preset", "--config"]);
+    s.refused(&["table", "--seeds", "1,x"], &["1,x", "expected"]);
+    s.refused(&["parity"], &["<DIR>"]);
+    s.refused(&["bench"], &["subcommand"]);
+    s.refused(&["bench", "fd-step", "--preset", "giant"], &["giant", "mini, tiny, vitb or vitl"]);
+    s.refused(&["bench", "fd-step", "--preset", "mini", "--batch", "0"], &["1 to 4096"]);
+}
+
+#[test]
+fn devices_threads_and_instruction_sets() {
+    let s = Scratch::new("global");
+    for device in ["cuda:0", "cuda:77"] {
+        s.refused(&["table", "--preset", "smoke", "--device", device], &[device]);
+        s.refused(&["bench", "fd-step", "--preset", "mini", "--device", device], &[device]);
+    }
+    s.refused(&["table", "--device", "tpu"], &["tpu", "expected `auto`, `cpu` or `cuda:N`"]);
+    s.refused(&["table", "--simd", "neon"], &["neon", "scalar, avx2 or avx512"]);
+    s.refused(&["table", "--threads", "0"], &["1 to 1024"]);
+    s.refused(&["table", "--threads", "many"], &["many"]);
+    let levels = fd_compute::simd::Level::available();
+    for level in [fd_compute::simd::Level::Avx2, fd_compute::simd::Level::Avx512] {
+        if !levels.contains(&level) {
+            s.refused(&["table", "--simd", level.name()], &[level.name(), "this machine has"]);
+        }
+    }
+}
+
+#[test]
+fn configurations_that_cannot_be() {
+    let s = Scratch::new("config");
+    let unknown = s.file("unknown.toml", &SMOKE.replace("[data]", "[data]\nsorted = true"));
+    s.refused(&["table", "--config", &unknown], &["unknown.toml: line ", "unknown field `sorted`", "`train_per_class`"]);
+    let typed = s.file("typed.toml", &SMOKE.replace("seeds = [0]", "seeds = \"zero\""));
+    s.refused(&["table", "--config", &typed], &["typed.toml: line ", "seeds", "expected a sequence"]);
+    let broken = s.file("broken.toml", "name = \n");
+    s.refused(&["table", "--config", &broken], &["broken.toml: line 1: "]);
+    s.refused(&["table", "--config", "missing.toml"], &["missing.toml: "]);
+    s.refused(&["table", "--config", "."], &[".: "]);
+    let outside = s.file("outside.toml", &SMOKE.replace("name = \"smoke\"", "name = \"../up\""));
+    s.refused(&["table", "--config", &outside], &["outside.toml: ", "`name`", "--out"]);
+}
+
+#[test]
+fn overrides_that_hit_nothing() {
+    let s = Scratch::new("set");
+    let smoke = |set: &'static str, parts: &[&str]| s.refused(&["table", "--preset", "smoke", "--set", set], parts);
+    smoke("distil.recipe.epoch=1", &["smoke.toml: --set distil.recipe.epoch=1: no key", "nearest: `distil.recipe.epochs`"]);
+    smoke("distil", &["--set distil: expected `key.path=value`"]);
+    smoke("distil.recipe.epochs=many", &["--set distil.recipe.epochs=many: ", "invalid type: string \"many\", expected usize"]);
+    smoke("student.num_heads=7", &["num_heads"]);
+    smoke("seeds=[]", &["seeds"]);
+    smoke("name=a\nb", &["smoke.toml"]);
+}
+
+#[test]
+fn run_directories_that_cannot_be_written() {
+    let s = Scratch::new("out");
+    let file = s.file("taken", "precious");
+    let below = format!("{file}/run/a");
+    for out in [file.as_str(), below.as_str(), "/proc/fd-distill/run"] {
+        s.refused(&["table", "--preset", "smoke", "--out", out], &[out]);
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[test]
+fn goldens_that_are_not_there() {
+    let s = Scratch::new("goldens");
+    s.refused(&["parity", "nowhere"], &["nowhere"]);
+    s.refused(&["parity", "."], &["no golden cases"]);
+}
+
+#[test]
+fn help_and_version_are_no_mistakes() {
+    let s = Scratch::new("help");
+    for args in [&["--help"][..], &["--version"], &["table", "--help"], &["bench", "fd-step", "--help"]] {
+        let output = s.distill(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+/// A reader that leaves (`distill … | head -1`) is nobody's mistake.
+#[cfg(unix)]
+#[test]
+fn a_closed_standard_output_is_silent() {
+    let s = Scratch::new("pipe");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_distill"));
+    command.args(["bench", "fd-step", "--preset", "mini", "--batch", "1", "--steps", "1", "--warmup", "0", "--threads", "1"]);
+    let mut child = command.current_dir(&s.0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+}
+
+/// A table as small as it gets, end to end: what lies in its run directory.
+#[test]
+fn a_table_leaves_a_whole_run_directory() {
+    let s = Scratch::new("table");
+    let sets = ["data.train_per_class=10", "data.test_per_class=10", "pretrain.recipe.epochs=1", "pretrain.recipe.warmup_epochs=0"];
+    let more = ["distil.recipe.epochs=1", "distil.recipe.warmup_epochs=0", "fine_tune.recipe.epochs=1", "fine_tune.recipe.warmup_epochs=0"];
+    let mut args = vec!["table", "--preset", "smoke", "--seeds", "3,5", "--threads", "1", "--out", "runs/x"];
+    sets.iter().chain(&more).chain(&["probe.epochs=1", "probe.warmup_epochs=0", "probe.batch=50"]).for_each(|set| args.extend(["--set", set]));
+    let output = s.distill(&args);
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert!(out.starts_with("# smoke\n") && out.contains("Seeds: 3, 5.") && out.contains("supervised teacher + FD"), "{out}");
+    let run = Scratch(s.0.join("runs/x"));
+    let expected = ["config.toml", "meta.json", "metrics.csv", "table.csv", "table.json", "table.md", "table.png", "table.svg"];
+    assert_eq!(run.names(), expected);
+    let config = std::fs::read_to_string(run.0.join("config.toml")).unwrap();
+    assert!(config.contains("seeds = [3, 5]") && config.contains("train_per_class = 10"), "{config}");
+    let csv = std::fs::read_to_string(run.0.join("table.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 2 * 7, "four rows, seven measures, two seeds");
+    let metrics = std::fs::read_to_string(run.0.join("metrics.csv")).unwrap();
+    assert!(metrics.starts_with("stage,seed,step,") && metrics.contains("\ndistil,5,1,"), "{metrics}");
+    let resumable = run.0.join("config.toml").display().to_string();
+    s.refused(&["table", "--config", &resumable, "--set", "nam=x"], &["nearest: `name`"]);
+}
