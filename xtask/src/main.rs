@@ -1,1 +1,47 @@
-fn main() {}
+//! `cargo xtask`: builds the binaries and calls them. No logic of its own.
+
+mod cargo;
+mod ci;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK [ARGUMENTS]
+
+  reproduce-table [ARGS]  the main table: `distill table ARGS` (--preset smoke for seconds instead of minutes)
+  parity DIR              our engine against a folder of golden vectors: `distill parity DIR`
+  bench ARGS              speed: `distill bench ARGS`, such as `bench fd-step --preset mini`
+  test [ARGS]             `cargo test --workspace ARGS`
+  ci                      everything that has to hold: format, lints, docs, tests, a small table, parity";
+
+fn main() -> ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    let (task, rest) = match args.split_first() {
+        Some((task, rest)) => (task.to_string_lossy().into_owned(), rest),
+        None => (String::new(), &[][..]),
+    };
+    let result: Result<u8> = match task.as_str() {
+        "reproduce-table" => cargo::distill("table", rest),
+        "parity" => cargo::distill("parity", rest),
+        "bench" => cargo::distill("bench", rest),
+        "test" => cargo::test(rest),
+        "ci" => ci::run(),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(0)
+        }
+        other => {
+            eprintln!("error: unknown task `{other}`\n\n{USAGE}");
+            Ok(2)
+        }
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}

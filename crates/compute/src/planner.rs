@@ -372,8 +372,8 @@ impl Planner {
 
     /// Lays everything out.
     pub fn finish(self) -> Result<Plan, Error> {
-        for act in self.roots.iter().filter(|a| self.shape(**a).len() != 1) {
-            return misfit("root", "loss", [1], self.shape(*act));
+        if let Some(found) = self.roots.iter().map(|a| self.shape(*a)).find(|s| s.len() != 1) {
+            return misfit("root", "loss", [1], found);
         }
         for op in &self.ops {
             let inputs = op.wiring().inputs;

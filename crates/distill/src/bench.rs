@@ -7,7 +7,7 @@ use fd_compute::{Arena, Cx, DType, Device, Grads, Params, StepKey, Stream};
 use fd_model::{Activation, Head, Init, Position, QkvBias, VitConfig, initialise};
 use serde::Serialize;
 
-use crate::distillation::{Distillation, Projector};
+use crate::distillation::{Distillation, Engine, Projector};
 use crate::{Error, Objective};
 
 /// Sizes of the benchmark.
@@ -123,7 +123,7 @@ pub fn fd_step(options: &BenchOptions) -> Result<String, Error> {
     }
     let (student, teacher) = (vit(options.preset, true), vit(options.preset, false));
     let fd = Distillation::new(&student, &teacher, Projector::Linear {}, Objective::PAPER)?;
-    let step = fd.plan(batch)?;
+    let step = fd.plan(batch, Engine::Fused)?;
     let (mut trained, mut frozen) = (Params::new(&fd.trained, DType::F32), Params::new(&fd.frozen, DType::F32));
     initialise(&mut trained, "encoder.", &student, Init::Official, 0);
     initialise(&mut trained, "decoder.", &student, Init::Official, 1);
@@ -140,7 +140,7 @@ pub fn fd_step(options: &BenchOptions) -> Result<String, Error> {
         let sets = [&trained, &frozen];
         let mut cx = Cx::new(&options.device, &sets, &mut arena, StepKey { step: i as u64, ..StepKey::default() });
         step.plan.forward(&mut cx)?;
-        loss = cx.arena.scalar(step.loss);
+        loss = step.loss.value(&step.plan, &mut cx)?;
         grads.reset();
         step.plan.backward(&mut cx, &mut grads)?;
         let clip = clip_factor(grad_norm(&grads), Some(3.0));

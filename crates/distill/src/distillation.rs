@@ -6,6 +6,7 @@ use fd_compute::{Act, Bias, GeluKind, Layout, Param, Plan, Planner};
 use fd_model::{Taps, Vit, VitConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::train::Loss;
 use crate::{Error, Objective, Target};
 
 /// What stands between the student's features and the teacher's width.
@@ -58,8 +59,18 @@ pub struct DistillationPlan {
     pub prediction: Act,
     /// The teacher's output, before normalisation.
     pub teacher: Act,
-    /// The loss [1].
-    pub loss: Act,
+    /// The loss.
+    pub loss: Loss,
+}
+
+/// Where the objective is differentiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// In the plan, fused.
+    Fused,
+    /// In dfdx, on the features as they leave the plan: the way of new objectives, slower.
+    Dfdx,
 }
 
 /// Drop path sites of the teacher start here, so that its masks are not the student's.
@@ -97,7 +108,7 @@ impl Distillation {
     }
 
     /// The step for a batch of images of the student's size.
-    pub fn plan(&self, batch: usize) -> Result<DistillationPlan, Error> {
+    pub fn plan(&self, batch: usize, engine: Engine) -> Result<DistillationPlan, Error> {
         let mut p = Planner::new();
         p.train(&self.trained);
         p.bind(&self.frozen);
@@ -113,8 +124,23 @@ impl Distillation {
             (teacher.map(), student.map())
         };
         let prediction = self.project(&mut p, student_out)?;
-        let loss = self.objective.plan(&mut p, prediction, teacher_out, config.cls_token)?;
-        p.root(loss);
+        let (objective, cls) = (self.objective, config.cls_token);
+        let loss = match engine {
+            Engine::Fused => {
+                let loss = objective.plan(&mut p, prediction, teacher_out, cls)?;
+                p.root(loss);
+                Loss::InPlan(loss)
+            }
+            Engine::Dfdx => {
+                // The fused form refuses what does not go together before anything is trained.
+                let mut trial = Planner::new();
+                let (a, b) = (trial.input(p.shape(prediction)), trial.input(p.shape(teacher_out)));
+                objective.plan(&mut trial, a, b, cls)?;
+                p.leaf(prediction);
+                p.keep(teacher_out);
+                Loss::InDfdx { objective, prediction, teacher: teacher_out, cls }
+            }
+        };
         Ok(DistillationPlan { plan: p.finish()?, images, student: student_out, prediction, teacher: teacher_out, loss })
     }
 

@@ -7,9 +7,10 @@ use fd_compute::{Act, Arena, Cx, DType, Device, Grads, Params, Plan, StepKey};
 use fd_data::{Batch, Loader, Mix, MixKey};
 
 use crate::groups::Rates;
+use crate::in_dfdx::value_and_gradient;
 use crate::recipe::Recipe;
 use crate::schedule::Cosine;
-use crate::Error;
+use crate::{Error, Objective};
 
 /// A plan for one micro-batch and its ends.
 #[derive(Debug)]
@@ -20,8 +21,43 @@ pub struct Task {
     pub images: Act,
     /// Input: target probabilities [b, K], for stages with labels.
     pub targets: Option<Act>,
-    /// Loss [1].
-    pub loss: Act,
+    /// Its loss.
+    pub loss: Loss,
+}
+
+/// Where a task's loss is.
+#[derive(Clone, Copy, Debug)]
+pub enum Loss {
+    /// A scalar of the plan.
+    InPlan(Act),
+    /// An objective in dfdx between two values that leave the plan: the prediction (a leaf) and the teacher's output (kept).
+    InDfdx {
+        /// What is learnt.
+        objective: Objective,
+        /// The student's prediction, [B, N, C] or [B, K].
+        prediction: Act,
+        /// The teacher's output, of the same shape.
+        teacher: Act,
+        /// Is the first token a CLS token?
+        cls: bool,
+    },
+}
+
+impl Loss {
+    /// The loss of the forward pass that has just run. In dfdx, also fills the prediction's gradient, times `seed_grad`.
+    pub fn value(&self, plan: &Plan, cx: &mut Cx) -> Result<f64, Error> {
+        match *self {
+            Loss::InPlan(loss) => Ok(f64::from(cx.arena.value::<f32>(loss)[0])),
+            Loss::InDfdx { objective, prediction, teacher, cls } => {
+                let (student, target) = (cx.arena.value::<f32>(prediction), cx.arena.value::<f32>(teacher));
+                let shape = plan.shape(prediction);
+                let (loss, gradient) = value_and_gradient(&objective, shape.dims(), student, target, cls)?;
+                let seed = cx.seed_grad as f32;
+                cx.arena.grad_mut::<f32>(prediction).iter_mut().zip(gradient).for_each(|(to, g)| *to = seed * g);
+                Ok(f64::from(loss))
+            }
+        }
+    }
 }
 
 /// What one optimiser step did.
@@ -144,7 +180,7 @@ impl Stage<'_> {
             let key = StepKey { seed: self.seed, step: step as u64, first_sample: (i * micro) as u64, view: 0 };
             let mut cx = Cx { seed_grad: 1.0 / accumulate as f64, ..Cx::new(&self.device, sets, arena, key) };
             task.plan.forward(&mut cx)?;
-            loss += cx.arena.scalar(task.loss) / accumulate as f64;
+            loss += task.loss.value(&task.plan, &mut cx)? / accumulate as f64;
             task.plan.backward(&mut cx, grads)?;
         }
         Ok(loss)

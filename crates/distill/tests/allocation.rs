@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use fd_compute::optim::{AdamW, clip_factor, grad_norm};
 use fd_compute::{Arena, Cx, DType, Device, Grads, Params, StepKey, inside_gemm_library};
-use fd_distill::distillation::{Distillation, Projector};
+use fd_distill::distillation::{Distillation, Engine, Projector};
 use fd_distill::groups::Rates;
 use fd_distill::schedule::Cosine;
 use fd_distill::Objective;
@@ -66,7 +66,7 @@ fn a_training_step_allocates_nothing_and_memory_stays_flat() {
     pool.install(|| {
         let (student, teacher) = (vit(true), vit(false));
         let fd = Distillation::new(&student, &teacher, Projector::Linear {}, Objective::PAPER).expect("a pair");
-        let step = fd.plan(8).expect("a plan");
+        let step = fd.plan(8, Engine::Fused).expect("a plan");
         let (mut trained, mut frozen) = (Params::new(&fd.trained, DType::F32), Params::new(&fd.frozen, DType::F32));
         initialise(&mut trained, "", &student, Init::Xavier, 0);
         initialise(&mut frozen, "", &teacher, Init::Xavier, 1);

@@ -1,7 +1,8 @@
 //! Whole stages: equal bits over runs and threads, accumulation, and that distillation learns its teacher's features.
 
 use fd_compute::Device;
-use fd_distill::distillation::Projector;
+use fd_distill::distillation::{Engine, Projector};
+use fd_distill::{FeatureDistance, Normalisation, Objective, Target};
 use fd_distill::table::{Encoder, Stages, TableConfig};
 
 fn config() -> TableConfig {
@@ -65,6 +66,31 @@ fn accumulation_sees_the_same_masks() {
         let scale = a.iter().fold(1e-2f32, |m, v| m.max(v.abs()));
         let off = a.iter().zip(b).map(|(a, b)| (a - b).abs() / scale).fold(0.0, f32::max);
         assert!(off < 2e-2, "{name} off by {off:.1e}");
+    }
+}
+
+#[test]
+fn every_objective_trains_and_dfdx_agrees_with_the_plan() {
+    let smooth = FeatureDistance::SmoothL1 { beta: 2.0 };
+    let variants = [
+        (Target::Map, Normalisation::LayerNorm, smooth, Projector::Linear {}),
+        (Target::Patches, Normalisation::L2, FeatureDistance::Mse {}, Projector::Mlp { hidden: 24 }),
+        (Target::Gap, Normalisation::None, FeatureDistance::L1 {}, Projector::None {}),
+        (Target::Cls, Normalisation::LayerNorm, FeatureDistance::Cosine {}, Projector::Linear {}),
+    ];
+    for (target, normalisation, loss, projector) in variants {
+        let mut config = config();
+        config.distil.objective = Objective { target, normalisation, loss };
+        (config.distil.projector, config.distil.teacher_drop_path_rate) = (projector, 0.1);
+        (config.pretrain.recipe.epochs, config.distil.recipe.accumulate) = (1, 2);
+        config.pretrain.recipe.warmup_epochs = 0.5;
+        let (_, fused) = distil(&config, 2, 0);
+        config.distil.engine = Engine::Dfdx;
+        let (_, dfdx) = distil(&config, 2, 0);
+        assert!(fused.last() < fused.get(5), "{target:?}: {fused:?}");
+        for (a, b) in fused.iter().zip(&dfdx) {
+            assert!((a - b).abs() < 1e-3 * a.abs(), "{target:?}: {a} fused, {b} in dfdx");
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::Stop;
 use super::checks::Checks;
 use super::kind::{self, case_options};
 use super::vit::{compare_gradients, no_drop_path};
-use crate::distillation::{Distillation, DistillationPlan, Projector};
+use crate::distillation::{Distillation, DistillationPlan, Engine, Projector};
 use crate::in_dfdx::value_and_gradient;
 use crate::{Normalisation, Objective, Target, WHITEN_EPS};
 
@@ -93,22 +93,23 @@ pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
     }
     compare_features(checks, &pair, shape, pixels)?;
 
-    let step = pair.fd.plan(shape[0])?;
+    let step = pair.fd.plan(shape[0], Engine::Fused)?;
     let mut arena = Arena::new(&step.plan, DType::F32);
     arena.write_f64(step.images, pixels);
     let sets = [&pair.trained, &pair.frozen];
     let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
     step.plan.forward(&mut cx)?;
+    let loss = step.loss.value(&step.plan, &mut cx)?;
+    checks.compare_scalar("loss", "", loss)?;
     compare_step(checks, &pair, &step, cx.arena)?;
     let mut grads = Grads::new(&pair.fd.trained, DType::F32);
     step.plan.backward(&mut cx, &mut grads)?;
     if checks.below("g.").next().is_some() { compare_gradients(checks, &grads) } else { Ok(()) }
 }
 
-/// Prediction and loss, of the step that trains.
+/// Prediction, and the loss in dfdx, of the step that trains.
 fn compare_step(checks: &mut Checks, pair: &Pair, step: &DistillationPlan, arena: &Arena) -> Result<(), Stop> {
     checks.compare_value("out.pred", &step.plan, arena, step.prediction)?;
-    checks.compare_scalar("loss", "", arena.scalar(step.loss))?;
     // The last operation reads both, so they are still there.
     let (prediction, teacher) = (arena.value::<f32>(step.prediction), arena.value::<f32>(step.teacher));
     let shape = step.plan.shape(step.prediction);

@@ -7,6 +7,7 @@ use super::Stop;
 use super::checks::{Checks, EXACT, error, tolerance};
 use super::distillation::Pair;
 use super::kind::{TrainingOptions, cosine, options, teacher_class};
+use crate::distillation::Engine;
 use crate::groups::Rates;
 
 pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
@@ -28,7 +29,7 @@ pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
     let mut rates = Rates::new(&pair.fd.trained, o.weight_decay, o.layer_decay.unwrap_or(1.0), schedule);
     let mut adamw = AdamW::new(&pair.fd.trained, DType::F32, o.betas.unwrap_or((0.9, 0.999)), o.eps.unwrap_or(1e-8));
     let mut grads = Grads::new(&pair.fd.trained, DType::F32);
-    let step = pair.fd.plan(batch)?;
+    let step = pair.fd.plan(batch, Engine::Fused)?;
     let mut arena = Arena::new(&step.plan, DType::F32);
     let (mut losses, mut norms, mut lrs) = (vec![], vec![], vec![]);
     for (i, images) in images.chunks_exact(batch * chans * height * width).enumerate() {
@@ -36,7 +37,7 @@ pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
         let sets = [&pair.trained, &pair.frozen];
         let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
         step.plan.forward(&mut cx)?;
-        losses.push(cx.arena.scalar(step.loss));
+        losses.push(step.loss.value(&step.plan, &mut cx)?);
         grads.reset();
         step.plan.backward(&mut cx, &mut grads)?;
         let norm = grad_norm(&grads);

@@ -5,7 +5,7 @@ use fd_model::{Init, VitConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::distillation::Projector;
+use crate::distillation::{Engine, Projector};
 use crate::probe::ProbeConfig;
 use crate::recipe::{Normalise, Recipe, Supervised, Views};
 use crate::Objective;
@@ -64,6 +64,8 @@ pub struct Distil {
     pub views: Views,
     /// What is learnt.
     pub objective: Objective,
+    /// Where it is differentiated.
+    pub engine: Engine,
     /// What stands between the widths.
     pub projector: Projector,
     /// Drop path of the teacher's last block (the paper: 0).

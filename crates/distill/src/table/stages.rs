@@ -12,7 +12,7 @@ use crate::distillation::Distillation;
 use crate::evaluate::{Output, Outputs, in_order, outputs, pixels};
 use crate::probe::probe;
 use crate::recipe::{Recipe, Supervised, plain_view};
-use crate::train::{Stage, StepReport, Task};
+use crate::train::{Loss, Stage, StepReport, Task};
 
 /// An encoder: what it is and its weights under official names.
 #[derive(Clone, Debug)]
@@ -51,14 +51,13 @@ impl<'a> Stages<'a> {
         }
         let stages = Stages { config, device, train, test, classes };
         // Impossible combinations of models and objective show before anything is trained.
-        stages.distillation()?.plan(1)?;
+        stages.distillation()?.plan(1, config.distil.engine)?;
         Ok(stages)
     }
 
-    /// The data in words and the number of test images.
+    /// The training data in words and the number of test images.
     pub fn data(&self) -> (String, usize) {
-        let words = format!("{}: {} training and {} test images", self.train.name(), self.train.len(), self.test.len());
-        (words, self.test.len())
+        (format!("{}, {} images", self.train.name(), thousands(self.train.len())), self.test.len())
     }
 
     /// Optimiser steps of one seed, by stage: pretrain, distil, fine-tune.
@@ -94,7 +93,7 @@ impl<'a> Stages<'a> {
         let mut trained = Params::new(&fd.trained, DType::F32);
         initialise(&mut trained, "encoder.", &self.config.student, self.config.init, seed);
         initialise(&mut trained, "decoder.", &self.config.student, self.config.init, seed);
-        let step = fd.plan(distil.recipe.batch / distil.recipe.accumulate)?;
+        let step = fd.plan(distil.recipe.batch / distil.recipe.accumulate, distil.engine)?;
         let stage = Stage {
             name: "distil",
             device: self.device,
@@ -156,7 +155,7 @@ impl<'a> Stages<'a> {
             device: self.device,
             seed,
             recipe: &how.recipe,
-            task: Task { plan: p.finish()?, images, targets: Some(targets), loss },
+            task: Task { plan: p.finish()?, images, targets: Some(targets), loss: Loss::InPlan(loss) },
             frozen: vec![],
             loader: self.loader(how.views.augment(config.img_size, &self.config.data.normalise)?, &how.recipe, seed)?,
             mix: Some(Mix::new(how.mix.clone())?),
@@ -199,6 +198,11 @@ impl<'a> Stages<'a> {
         let config = LoaderConfig { batch: recipe.batch, shuffle: true, drop_last: true, seed, views: 1, prefetch: 2 * workers.max(1), workers };
         Ok(Loader::new(self.train.clone(), augment, config)?)
     }
+}
+
+/// 6000 as 6,000.
+fn thousands(n: usize) -> String {
+    if n < 1000 { n.to_string() } else { format!("{},{:03}", thousands(n / 1000), n % 1000) }
 }
 
 fn labelled(source: Arc<dyn Source>, per_class: usize) -> Result<Arc<dyn Source>, Error> {

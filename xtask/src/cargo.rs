@@ -1,0 +1,55 @@
+//! Cargo, and the binaries it builds.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use anyhow::{Context, Result, bail};
+
+/// The root of the workspace.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The target directory: this binary lies in `target/<profile>/`.
+pub fn target() -> Result<PathBuf> {
+    let me = std::env::current_exe().context("where am I?")?;
+    let target = me.parent().and_then(Path::parent);
+    Ok(target.with_context(|| format!("{}: not in a target directory", me.display()))?.to_path_buf())
+}
+
+/// `cargo ARGS` in the workspace's root, into this target directory.
+pub fn cargo(args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root()).env("CARGO_TARGET_DIR", target()?);
+    Ok(command)
+}
+
+/// Runs a command to its end.
+pub fn status(command: &mut Command) -> Result<ExitStatus> {
+    command.status().with_context(|| format!("{} cannot be run", command.get_program().to_string_lossy()))
+}
+
+/// The exit code; 1 for a command that a signal ended.
+pub fn code(status: ExitStatus) -> u8 {
+    status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)
+}
+
+/// Builds `distill` for speed and returns where it lies.
+fn built() -> Result<PathBuf> {
+    let build = status(&mut cargo(&["build", "--quiet", "--release", "--package", "fd-distill", "--bin", "distill"])?)?;
+    if !build.success() {
+        bail!("`distill` does not build");
+    }
+    Ok(target()?.join("release").join(format!("distill{}", std::env::consts::EXE_SUFFIX)))
+}
+
+/// Builds `distill` and runs `distill SUBCOMMAND ARGS` in the current directory; its exit code.
+pub fn distill(subcommand: &str, args: &[OsString]) -> Result<u8> {
+    Ok(code(status(Command::new(built()?).arg(subcommand).args(args))?))
+}
+
+/// `cargo test --workspace ARGS`: the test profile is optimised (Cargo.toml says how), so that numeric tests take minutes.
+pub fn test(args: &[OsString]) -> Result<u8> {
+    Ok(code(status(cargo(&["test", "--workspace"])?.args(args))?))
+}
