@@ -38,6 +38,8 @@ mod error;
 mod exec;
 mod gemm;
 mod layout;
+pub mod ops;
+pub mod optim;
 mod params;
 mod plan;
 mod planner;
@@ -45,8 +47,6 @@ mod random;
 mod real;
 mod schedule;
 mod shape;
-pub mod ops;
-pub mod optim;
 pub mod simd;
 
 pub use arena::Arena;

@@ -49,7 +49,10 @@ pub(crate) enum StepKind {
     /// Computes a value again for the backward pass.
     Again,
     /// Delivery for each input, and whether each parameter's gradient is this plan's first.
-    Backward { inputs: Vec<(Act, Deliver)>, params: Vec<(Param, bool)> },
+    Backward {
+        inputs: Vec<(Act, Deliver)>,
+        params: Vec<(Param, bool)>,
+    },
 }
 
 /// A parameter set of a plan.

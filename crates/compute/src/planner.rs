@@ -153,7 +153,9 @@ impl Planner {
     /// Image patches: [B, C, H, W] to [B, H/P · W/P, C·P·P].
     pub fn patchify(&mut self, x: Act, patch: usize) -> Result<Act, Error> {
         let shape = self.shape(x);
-        let &[b, c, h, w] = shape.dims() else { return refuse("patchify", format!("image batch of shape {shape}, expected B x C x H x W")) };
+        let &[b, c, h, w] = shape.dims() else {
+            return refuse("patchify", format!("image batch of shape {shape}, expected B x C x H x W"));
+        };
         if patch == 0 || h % patch != 0 || w % patch != 0 {
             return refuse("patchify", format!("images of {h} x {w} are not a multiple of patch size {patch}"));
         }

@@ -100,12 +100,13 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
 }
 
 fn directory(options: &TableOptions, name: &str) -> anyhow::Result<PathBuf> {
-    let plain = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    let one = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    let plain = one && !name.contains(char::is_control);
     match &options.out {
         Some(out) => Ok(out.clone()),
         None if plain => Ok(Path::new("runs").join(name)),
         None => {
-            let why = format!("key `name`: \"{name}\" cannot be the name of a directory; use --out");
+            let why = format!("key `name`: {name:?} cannot be the name of a directory; use --out");
             Err(Error::Config { file: options.config.name().to_path_buf(), why }.into())
         }
     }

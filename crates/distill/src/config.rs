@@ -238,8 +238,15 @@ mod tests {
 
     #[test]
     fn overrides_reach_every_kind_of_key() {
-        let sets =
-            ["train.epochs=7", "train.lr=1", "train.sizes.1=9", "rows.plain.weight = 4", "rows.\"a.b\".weight=5.5", "rows.0.name=c", "title=12"];
+        let sets = [
+            "train.epochs=7",
+            "train.lr=1",
+            "train.sizes.1=9",
+            "rows.plain.weight = 4",
+            "rows.\"a.b\".weight=5.5",
+            "rows.0.name=c",
+            "title=12",
+        ];
         let (config, table) = with(TEXT, &sets).unwrap();
         assert_eq!(config.train, Train { epochs: 7, lr: 1.0, sizes: vec![1, 9] });
         assert_eq!(config.title, "12");

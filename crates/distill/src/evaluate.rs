@@ -13,11 +13,11 @@ const BATCH: usize = 250;
 /// What to read off a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Logits [K].
+    /// Logits `[K]`.
     Logits,
-    /// The mean of the patch tokens after the final norm [C].
+    /// The mean of the patch tokens after the final norm `[C]`.
     MeanPatches,
-    /// The CLS token after the final norm [C].
+    /// The CLS token after the final norm `[C]`.
     Cls,
 }
 

@@ -82,7 +82,7 @@ impl Objective {
     pub const PAPER: Objective =
         Objective { target: Target::Map, normalisation: Normalisation::LayerNorm, loss: FeatureDistance::SmoothL1 { beta: 2.0 } };
 
-    /// Describes the loss [1] between the student's prediction and the teacher's output: tokens [B, N, C] each (`cls`: does the first
+    /// Describes the loss `[1]` between the student's prediction and the teacher's output: tokens [B, N, C] each (`cls`: does the first
     /// stand for the image?), or logits [B, K] each.
     pub fn plan(&self, p: &mut Planner, student: Act, teacher: Act, cls: bool) -> Result<Act, Error> {
         let skip = usize::from(cls);

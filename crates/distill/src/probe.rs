@@ -6,9 +6,9 @@ use fd_compute::optim::{Lars, Rate};
 use fd_compute::{Arena, Bias, Cx, DType, Device, Grads, Layout, Params, Planner, StepKey, Stream};
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::evaluate::Outputs;
 use crate::schedule::Cosine;
-use crate::Error;
 
 /// Epsilon of the BatchNorm.
 const EPS: f64 = 1e-6;

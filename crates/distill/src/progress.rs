@@ -205,7 +205,8 @@ mod tests {
         progress.done("accuracy 81.0 %");
         let View::Lines(Lines::Memory(out)) = &progress.view else { unreachable!() };
         let text = String::from_utf8(out.clone()).unwrap();
-        let expected = "[ 25 %, 0 s left] one: loss 0.5\n[ 40 %, 0 s left] two: step 1/5  loss 0.2\n[100 %, 0 s left] two: accuracy 81.0 %\n";
+        let expected =
+            "[ 25 %, 0 s left] one: loss 0.5\n[ 40 %, 0 s left] two: step 1/5  loss 0.2\n[100 %, 0 s left] two: accuracy 81.0 %\n";
         assert_eq!(text, expected);
     }
 

@@ -69,7 +69,8 @@ impl RunDir {
         if run.path.is_file() {
             return Err(Error::File { path: run.path, why: "is a file, expected a directory".into() });
         }
-        let missing: Vec<PathBuf> = run.path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_path_buf).collect();
+        let missing: Vec<PathBuf> =
+            run.path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_path_buf).collect();
         let made = fs::create_dir_all(&run.path)
             .map_err(|e| Error::File { path: run.path.clone(), why: format!("cannot make the run directory: {e}") })
             .and_then(|()| run.probe());
@@ -213,8 +214,7 @@ mod tests {
     }
 
     fn names(path: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> = fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }

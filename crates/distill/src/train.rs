@@ -105,13 +105,7 @@ impl Stage<'_> {
         let (recipe, per_epoch) = (self.recipe, self.loader.batches());
         let steps = recipe.epochs * per_epoch;
         let warmup = (recipe.warmup_epochs * per_epoch as f64).round() as usize;
-        let schedule = Cosine {
-            base_lr: recipe.lr,
-            warmup_lr: recipe.warmup_lr,
-            min_lr: recipe.min_lr,
-            steps: steps,
-            warmup_steps: warmup,
-        };
+        let schedule = Cosine { base_lr: recipe.lr, warmup_lr: recipe.warmup_lr, min_lr: recipe.min_lr, steps, warmup_steps: warmup };
         let layout = params.layout().clone();
         let mut rates = Rates::new(&layout, recipe.weight_decay, recipe.layer_decay, schedule);
         let mut adam = AdamW::new(&layout, DType::F32, (recipe.betas[0], recipe.betas[1]), 1e-8);

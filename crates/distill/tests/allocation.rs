@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use fd_compute::optim::{AdamW, clip_factor, grad_norm};
 use fd_compute::{Arena, Cx, DType, Device, Grads, Params, StepKey, inside_gemm_library};
+use fd_distill::Objective;
 use fd_distill::distillation::{Distillation, Engine, Projector};
 use fd_distill::groups::Rates;
 use fd_distill::schedule::Cosine;
-use fd_distill::Objective;
 use fd_model::{Activation, Head, Init, Position, QkvBias, VitConfig, initialise};
 
 struct Counting;

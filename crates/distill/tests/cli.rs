@@ -114,7 +114,7 @@ fn overrides_that_hit_nothing() {
     smoke("distil.recipe.epochs=many", &["--set distil.recipe.epochs=many: ", "invalid type: string \"many\", expected usize"]);
     smoke("student.num_heads=7", &["num_heads"]);
     smoke("seeds=[]", &["seeds"]);
-    smoke("name=a\nb", &["smoke.toml"]);
+    smoke("name=a\nb", &["smoke.toml: key `name`: \"a\\nb\" cannot be the name of a directory"]);
 }
 
 #[test]
@@ -165,7 +165,10 @@ fn a_table_leaves_a_whole_run_directory() {
     let sets = ["data.train_per_class=10", "data.test_per_class=10", "pretrain.recipe.epochs=1", "pretrain.recipe.warmup_epochs=0"];
     let more = ["distil.recipe.epochs=1", "distil.recipe.warmup_epochs=0", "fine_tune.recipe.epochs=1", "fine_tune.recipe.warmup_epochs=0"];
     let mut args = vec!["table", "--preset", "smoke", "--seeds", "3,5", "--threads", "1", "--out", "runs/x"];
-    sets.iter().chain(&more).chain(&["probe.epochs=1", "probe.warmup_epochs=0", "probe.batch=50"]).for_each(|set| args.extend(["--set", set]));
+    sets.iter()
+        .chain(&more)
+        .chain(&["probe.epochs=1", "probe.warmup_epochs=0", "probe.batch=50"])
+        .for_each(|set| args.extend(["--set", set]));
     let output = s.distill(&args);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(0), "{err}");

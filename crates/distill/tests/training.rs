@@ -2,8 +2,8 @@
 
 use fd_compute::Device;
 use fd_distill::distillation::{Engine, Projector};
-use fd_distill::{FeatureDistance, Normalisation, Objective, Target};
 use fd_distill::table::{Encoder, Stages, TableConfig};
+use fd_distill::{FeatureDistance, Normalisation, Objective, Target};
 
 fn config() -> TableConfig {
     let text = include_str!("../../../experiments/tables/smoke.toml");
@@ -131,6 +131,6 @@ fn divergence_stops_a_run_with_its_cause() {
     let mut config = config();
     (config.pretrain.recipe.lr, config.pretrain.recipe.clip_grad) = (1e18, 0.0);
     let stages = Stages::new(&config, Device::Cpu).expect("stages");
-    let error = stages.pretrain(0, &mut |_, _, _| {}).err().expect("a divergence").to_string();
+    let error = stages.pretrain(0, &mut |_, _, _| {}).expect_err("a divergence").to_string();
     assert!(error.contains("pretrain") && error.contains("learning rate"), "{error}");
 }

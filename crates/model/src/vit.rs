@@ -115,7 +115,10 @@ impl Vit {
             return Err(ModelError::Config { key: "images", why: format!("shape {shape}, expected B x C x H x W") });
         };
         if channels != self.config.in_chans {
-            return Err(ModelError::Config { key: "in_chans", why: format!("images have {channels} channels, the model {}", self.config.in_chans) });
+            return Err(ModelError::Config {
+                key: "in_chans",
+                why: format!("images have {channels} channels, the model {}", self.config.in_chans),
+            });
         }
         let grid = (height / self.config.patch_size, width / self.config.patch_size);
         let patches = p.patchify(images, self.config.patch_size)?;
@@ -124,16 +127,8 @@ impl Vit {
         let pos = self.positions(p, grid)?;
         let mut x = p.tokens(patch_embed, cls, pos)?;
         let rel_pos_bias = self.shared_table.map(|t| self.bias(p, t, grid)).transpose()?;
-        let mut features = Features {
-            patch_embed,
-            rel_pos_bias,
-            blocks: vec![],
-            attention: vec![],
-            prenorm: x,
-            tokens: None,
-            pooled: None,
-            logits: None,
-        };
+        let mut features =
+            Features { patch_embed, rel_pos_bias, blocks: vec![], attention: vec![], prenorm: x, tokens: None, pooled: None, logits: None };
         for (i, block) in self.blocks.iter().enumerate() {
             let bias = match block.table {
                 Some(table) => Some(self.bias(p, table, grid)?),
@@ -231,7 +226,8 @@ impl Block {
         taps: Taps,
     ) -> Result<(Act, Option<Act>), ModelError> {
         let scale = (config.head_dim() as f64).powf(-0.5);
-        let drop = |branch: u32| Some(DropPath { rate: config.drop_path(i), site: first_site + 2 * i as u32 + branch }).filter(|d| d.rate > 0.0);
+        let drop =
+            |branch: u32| Some(DropPath { rate: config.drop_path(i), site: first_site + 2 * i as u32 + branch }).filter(|d| d.rate > 0.0);
         let h = p.layer_norm(x, Some(self.norm1), config.ln_eps)?;
         let qkv = p.linear(h, self.qkv, self.qkv_bias)?;
         let map = taps.attention.then(|| p.attention_map(qkv, bias, config.num_heads, scale)).transpose()?;

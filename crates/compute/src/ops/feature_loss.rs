@@ -51,7 +51,13 @@ const COSINE_FLOOR: f64 = 1e-8;
 /// (value, slope) of one element's distance.
 #[inline(always)]
 fn element<T: Real>(distance: Distance, d: T) -> (T, T) {
-    let sign = if d > T::ZERO { T::ONE } else if d < T::ZERO { -T::ONE } else { T::ZERO };
+    let sign = if d > T::ZERO {
+        T::ONE
+    } else if d < T::ZERO {
+        -T::ONE
+    } else {
+        T::ZERO
+    };
     match distance {
         Distance::SmoothL1 { beta } => {
             let (beta, a) = (T::of(beta), d.abs());

@@ -113,7 +113,7 @@ macro_rules! simd_fn {
         #[allow(clippy::too_many_arguments)]
         $vis fn $name<$t: $bound>($($arg: $ty),*) $(-> $out)? {
             #[inline(always)]
-            #[allow(clippy::too_many_arguments)]
+            #[allow(clippy::too_many_arguments, clippy::extra_unused_type_parameters)]
             fn body<S: $crate::simd::Simd, $t: $bound>($($arg: $ty),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use fd_compute::{Act, Arena, Cx, DType, Device, Distance, Error, Grads, Layout, LayoutBuilder, Param, Params, Plan, Planner, StepKey, Stream};
+use fd_compute::{
+    Act, Arena, Cx, DType, Device, Distance, Error, Grads, Layout, LayoutBuilder, Param, Params, Plan, Planner, StepKey, Stream,
+};
 
 /// What a case describes: inputs to fill (and to differentiate) and a value, from which a loss is made.
 pub struct Case {

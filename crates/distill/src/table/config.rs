@@ -5,10 +5,10 @@ use fd_model::{Init, VitConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::Objective;
 use crate::distillation::{Engine, Projector};
 use crate::probe::ProbeConfig;
 use crate::recipe::{Normalise, Recipe, Supervised, Views};
-use crate::Objective;
 
 /// A table's configuration: `experiments/tables/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

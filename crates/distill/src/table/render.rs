@@ -151,7 +151,9 @@ impl Difference {
         let held = if value.abs() > noise { "more than" } else { "not more than" };
         let size = value.abs();
         let title = metric.title();
-        format!("{name}: FD {verb} the {title} accuracy by {size:.2} points ({ends}), {held} the noise (2 × combined standard error = {noise:.2}).")
+        format!(
+            "{name}: FD {verb} the {title} accuracy by {size:.2} points ({ends}), {held} the noise (2 × combined standard error = {noise:.2})."
+        )
     }
 }
 

@@ -10,8 +10,12 @@ use super::stages::{Reporter, Stages};
 use crate::Error;
 
 /// Names of the rows: a pair that differs by `+ FD` is compared.
-const ROWS: [(&str, bool); 4] =
-    [("supervised teacher", false), ("supervised teacher + FD", false), ("random weights, student architecture", true), ("raw pixels", true)];
+const ROWS: [(&str, bool); 4] = [
+    ("supervised teacher", false),
+    ("supervised teacher + FD", false),
+    ("random weights, student architecture", true),
+    ("raw pixels", true),
+];
 
 /// Runs a table. `report` hears of every optimiser step.
 pub fn run(config: &TableConfig, device: Device, report: &mut Reporter) -> Result<TableResult, Error> {
@@ -25,9 +29,11 @@ pub fn run(config: &TableConfig, device: Device, report: &mut Reporter) -> Resul
         let before = stages.pretrain(seed, report)?;
         let after = stages.distil(&before, seed, report)?;
         let untrained = stages.random(&config.student, seed)?;
-        for (row, encoder, stage) in
-            [(teacher, &before, "fine-tune teacher"), (student, &after, "fine-tune student"), (random, &untrained, "fine-tune random start")]
-        {
+        for (row, encoder, stage) in [
+            (teacher, &before, "fine-tune teacher"),
+            (student, &after, "fine-tune student"),
+            (random, &untrained, "fine-tune random start"),
+        ] {
             row.probe.push(stages.probe(encoder, seed)?.accuracy());
             row.fine_tune.push(stages.fine_tune(stage, encoder, seed, report)?.accuracy());
         }

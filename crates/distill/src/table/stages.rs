@@ -46,7 +46,9 @@ impl<'a> Stages<'a> {
         if test.num_classes() > classes {
             return Err(Error::Usage(format!("data.test has {} classes, data.train {classes}", test.num_classes())));
         }
-        for (name, recipe) in [("pretrain", &config.pretrain.recipe), ("distil", &config.distil.recipe), ("fine_tune", &config.fine_tune.recipe)] {
+        for (name, recipe) in
+            [("pretrain", &config.pretrain.recipe), ("distil", &config.distil.recipe), ("fine_tune", &config.fine_tune.recipe)]
+        {
             recipe.check(name, train.len())?;
         }
         let stages = Stages { config, device, train, test, classes };
@@ -195,7 +197,8 @@ impl<'a> Stages<'a> {
 
     fn loader(&self, augment: Augment, recipe: &Recipe, seed: u64) -> Result<Loader, Error> {
         let workers = self.config.data.workers;
-        let config = LoaderConfig { batch: recipe.batch, shuffle: true, drop_last: true, seed, views: 1, prefetch: 2 * workers.max(1), workers };
+        let config =
+            LoaderConfig { batch: recipe.batch, shuffle: true, drop_last: true, seed, views: 1, prefetch: 2 * workers.max(1), workers };
         Ok(Loader::new(self.train.clone(), augment, config)?)
     }
 }

@@ -8,11 +8,11 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use super::Metric;
+use crate::Error;
 use crate::run_dir::write_atomically;
 use crate::table::TableResult;
-use crate::Error;
 use canvas::{Anchor, Canvas, DrawError, GREY, INK, PALE};
-use layout::{BAR, Bar, Layout, LEGEND, TITLE, WIDTH};
+use layout::{BAR, Bar, LEGEND, Layout, TITLE, WIDTH};
 
 /// Pixels of the PNG for one unit of the drawing.
 const PNG_SCALE: f64 = 2.0;
@@ -121,7 +121,8 @@ fn axis<B: DrawingBackend>(layout: &Layout, c: &Canvas<'_, B>) -> Result<(), Dra
     }
     c.line(&[(layout.left, layout.bottom), (layout.x(layout.axis.1), layout.bottom)], GREY, 1.0)?;
     let from = layout.axis.0;
-    let title = if from > 0.0 { format!("top-1 accuracy (%); the axis starts at {from:.0} %, not at 0") } else { "top-1 accuracy (%)".into() };
+    let title =
+        if from > 0.0 { format!("top-1 accuracy (%); the axis starts at {from:.0} %, not at 0") } else { "top-1 accuracy (%)".into() };
     let middle = (layout.left + layout.x(layout.axis.1)) / 2.0;
     c.text(&title, (middle, layout.bottom + 38.0), LEGEND, INK, Anchor::Centre)
 }
@@ -135,7 +136,11 @@ fn draw_bar<B: DrawingBackend>(layout: &Layout, bar: &Bar, control: bool, c: &Ca
     };
     let end = layout.x(value);
     let shape = (layout.left, top, end, bottom);
-    if control { c.hatched(shape, colour(bar.metric))? } else { c.rect(shape, colour(bar.metric))? }
+    if control {
+        c.hatched(shape, colour(bar.metric))?
+    } else {
+        c.rect(shape, colour(bar.metric))?
+    }
     if layout.axis.0 > 0.0 && end > layout.left + 28.0 {
         break_mark(layout.left + 13.0, top, bottom, c)?;
     }
@@ -187,7 +192,8 @@ mod tests {
         let svg = table(&[0, 1, 2]).svg().unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         let said = ["fine-tune", "linear probe", "control", "supervised teacher + FD", "88.4 ± 0.2", "not applicable"];
-        for text in said.into_iter().chain(["top-1 accuracy (%); the axis starts at 60 %", "one standard deviation over 3 seeds", "10,000"]) {
+        for text in said.into_iter().chain(["top-1 accuracy (%); the axis starts at 60 %", "one standard deviation over 3 seeds", "10,000"])
+        {
             assert!(svg.contains(text), "{text}");
         }
         assert!(svg.contains("sans-serif"), "a fallback for machines without the font");
