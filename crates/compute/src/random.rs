@@ -1,5 +1,8 @@
 //! Random numbers that are a function of their place, not of what was drawn before.
 
+use rand::RngCore;
+use rand_distr::{Distribution, StandardNormal};
+
 /// One number in 0..1, a function of the key alone: whoever asks (another thread, rank, micro-batch or a resumed run) gets the same.
 ///
 /// Each word goes through the 64-bit finaliser of SplitMix64 before the next is added; the top 53 bits are returned.
@@ -35,21 +38,14 @@ impl Stream {
         Stream::new(&words)
     }
 
-    /// 64 random bits.
-    pub fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        mix(self.state)
-    }
-
     /// Uniform in 0..1.
     pub fn uniform(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+        (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// Standard normal (Box and Muller, one of the pair).
+    /// Standard normal.
     pub fn normal(&mut self) -> f64 {
-        let (u, v) = (1.0 - self.uniform(), self.uniform());
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+        StandardNormal.sample(self)
     }
 
     /// Standard normal truncated to ±`limit` by rejection.
@@ -59,6 +55,24 @@ impl Stream {
             if x.abs() <= limit {
                 return x;
             }
+        }
+    }
+}
+
+/// What makes it a source for `rand`'s distributions and shuffles.
+impl RngCore for Stream {
+    fn next_u32(&mut self) -> u32 {
+        (self.next_u64() >> 32) as u32
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix(self.state)
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.next_u64().to_le_bytes()[..chunk.len()]);
         }
     }
 }

@@ -190,16 +190,11 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Sees to it that a value is there for the next backward step.
+    /// Sees to it that a value is there for the next step; the step itself prolongs its life.
     fn make_available(&mut self, act: Act) {
         let i = act.index as usize;
         let dropped = self.producer[i].filter(|&op| (self.wiring[op].cheap || self.d.again[op]) && !self.kept(act));
-        let Some(op) = dropped else {
-            let value = self.held[i].value.expect("every value has a life");
-            let now = self.now();
-            return self.lives.used(value, now);
-        };
-        if self.held[i].again.is_none() {
+        if let Some(op) = dropped.filter(|_| self.held[i].again.is_none()) {
             let w = self.wiring[op].clone();
             w.inputs.iter().for_each(|input| self.make_available(input.act));
             let now = self.now();
@@ -219,8 +214,6 @@ impl Scheduler<'_> {
             self.scratch.push(scratch);
             self.backward.push(Step { op, kind: StepKind::Again, scratch: (0, w.scratch.0) });
         }
-        let now = self.now();
-        self.lives.used(self.held[i].again.expect("just computed"), now);
     }
 
     fn emit_backward(&mut self, op: usize, w: &Wiring) {

@@ -1,5 +1,6 @@
 //! Each instruction set against f64, and equal bits over threads at each. One test: the level is the whole process's.
 
+#[allow(dead_code, reason = "what this test does not use of it, another does")]
 mod check;
 
 use check::{Case, case};

@@ -4,6 +4,7 @@
 
 use fd_compute::optim::{Lars, Rate};
 use fd_compute::{Arena, Bias, Cx, DType, Device, Grads, Layout, Params, Planner, StepKey, Stream};
+use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -69,7 +70,7 @@ pub fn probe(config: &ProbeConfig, train: &Outputs, test: &Outputs, classes: usi
     let mut order: Vec<usize> = (0..n).collect();
     for step in 0..config.epochs * per_epoch {
         if step % per_epoch == 0 {
-            (1..n).rev().for_each(|i| order.swap(i, (random.uniform() * (i + 1) as f64) as usize));
+            order.shuffle(&mut random);
         }
         let rows = &order[step % per_epoch * batch..][..batch];
         for (x, &row) in arena.value_mut::<f32>(x).chunks_exact_mut(width).zip(rows) {
@@ -88,7 +89,7 @@ pub fn probe(config: &ProbeConfig, train: &Outputs, test: &Outputs, classes: usi
         grads.reset();
         plan.backward(&mut cx, &mut grads)?;
         let rate = |param| Rate { param, lr: schedule.at(step, 1.0), weight_decay: config.weight_decay };
-        lars.step(&mut params, &grads, &[rate(w), rate(b)]);
+        lars.step(&mut params, &grads, &[rate(w), rate(b)], 1.0);
     }
     Ok(apply(&params.to_f64(w), &params.to_f64(b), train, test, classes))
 }
