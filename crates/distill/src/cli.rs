@@ -74,6 +74,9 @@ pub struct TableArgs {
     /// The run directory; default: runs/ and the table's name
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// A teacher of your own (safetensors with official names, the shape of [teacher]) in place of the one the table trains
+    #[arg(long, value_name = "FILE")]
+    pub teacher: Option<PathBuf>,
 }
 
 /// A list of seeds. (A plain `Vec` would be taken as an option that may be given several times.)
@@ -93,7 +96,7 @@ impl TableArgs {
             }
         };
         let seeds = self.seeds.clone().map(|s| s.0);
-        TableOptions { config, sets: self.sets.clone(), seeds, out: self.out.clone(), device }
+        TableOptions { config, sets: self.sets.clone(), seeds, out: self.out.clone(), teacher: self.teacher.clone(), device }
     }
 }
 

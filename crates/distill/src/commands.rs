@@ -9,9 +9,10 @@ use fd_distill::bench::{self, BenchOptions};
 use fd_distill::config::{self, Source};
 use fd_distill::progress::Progress;
 use fd_distill::run_dir::{Meta, Metrics, MetricsWriter, RunDir};
-use fd_distill::table::{self, TableConfig, TableResult};
+use fd_distill::table::{self, Run, Stages, TableConfig, TableResult};
 use fd_distill::train::StepReport;
 use fd_distill::{Error, parity as goldens};
+use fd_model::Checkpoint;
 
 /// How a command ended that was not stopped by an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub struct TableOptions {
     pub seeds: Option<Vec<u64>>,
     /// The run directory; none: `runs/` and the table's name.
     pub out: Option<PathBuf>,
+    /// A teacher's weights in place of those that the table would train.
+    pub teacher: Option<PathBuf>,
     /// Where it computes.
     pub device: Device,
 }
@@ -83,12 +86,21 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
         config.seeds.clone_from(seeds);
         resolved.insert("seeds".into(), toml::Value::try_from(seeds).context("--seeds")?);
     }
-    let steps = table::total_steps(&config, options.device).with_context(|| options.config.name().display().to_string())?;
+    let teacher = options.teacher.as_deref().map(Checkpoint::read).transpose()?;
+    if let Some(weights) = &teacher {
+        Stages::new(&config, options.device)?.check_teacher(weights)?;
+    }
+    let steps =
+        table::total_steps(&config, options.device, teacher.is_some()).with_context(|| options.config.name().display().to_string())?;
     let run = RunDir::create(directory(options, &config.name)?)?;
     run.write_config(&resolved)?;
     run.write_meta(&Meta { device: options.device, seeds: &config.seeds })?;
     let mut log = Log { progress: Progress::new(steps as f64), metrics: run.metrics()?, failed: None };
-    let result = table::run(&config, options.device, &mut |stage, seed, report| log.step(stage, seed, report))?;
+    let mut save = |model: &str, seed: u64, weights: &Checkpoint| -> Result<(), Error> {
+        Ok(weights.write(&run.file(format!("{model}-seed{seed}.safetensors")))?)
+    };
+    let mut report = |stage: &str, seed: u64, step: &StepReport| log.step(stage, seed, step);
+    let result = table::run(&config, options.device, Run { teacher: teacher.as_ref(), report: &mut report, save: &mut save })?;
     log.finish(&result)?;
     run.write("table.md", result.markdown().as_bytes())?;
     run.write("table.csv", result.csv().as_bytes())?;

@@ -14,7 +14,7 @@ impl Scratch {
         Scratch(path)
     }
 
-    fn file(&self, name: &str, text: &str) -> String {
+    fn file(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
@@ -174,7 +174,20 @@ fn a_table_leaves_a_whole_run_directory() {
     assert_eq!(output.status.code(), Some(0), "{err}");
     assert!(out.starts_with("# smoke\n") && out.contains("Seeds: 3, 5.") && out.contains("supervised teacher + FD"), "{out}");
     let run = Scratch(s.0.join("runs/x"));
-    let expected = ["config.toml", "meta.json", "metrics.csv", "table.csv", "table.json", "table.md", "table.png", "table.svg"];
+    let expected = [
+        "config.toml",
+        "meta.json",
+        "metrics.csv",
+        "student-seed3.safetensors",
+        "student-seed5.safetensors",
+        "table.csv",
+        "table.json",
+        "table.md",
+        "table.png",
+        "table.svg",
+        "teacher-seed3.safetensors",
+        "teacher-seed5.safetensors",
+    ];
     assert_eq!(run.names(), expected);
     let config = std::fs::read_to_string(run.0.join("config.toml")).unwrap();
     assert!(config.contains("seeds = [3, 5]") && config.contains("train_per_class = 10"), "{config}");
@@ -184,4 +197,64 @@ fn a_table_leaves_a_whole_run_directory() {
     assert!(metrics.starts_with("stage,seed,step,") && metrics.contains("\ndistil,5,1,"), "{metrics}");
     let resumable = run.0.join("config.toml").display().to_string();
     s.refused(&["table", "--config", &resumable, "--set", "nam=x"], &["nearest: `name`"]);
+}
+
+/// An IDX file: its magic number, its extents, its bytes.
+fn idx(magic: u32, extents: &[u32], body: &[u8]) -> Vec<u8> {
+    std::iter::once(&magic).chain(extents).flat_map(|v| v.to_be_bytes()).chain(body.iter().copied()).collect()
+}
+
+#[test]
+fn data_files_that_are_missing_damaged_or_mislabelled() {
+    let s = Scratch::new("data");
+    let images = s.file("images", idx(0x803, &[40, 28, 28], &[7; 40 * 784]));
+    let labels: Vec<u8> = (0..40).map(|i| i % 10).collect();
+    let labels = s.file("labels", idx(0x801, &[40], &labels));
+    let cut = s.file("cut", &idx(0x803, &[40, 28, 28], &[7; 40 * 784])[..5000]);
+    let wrong = s.file("wrong", idx(0x802, &[40, 28, 28], &[7; 40 * 784]));
+    let few = s.file("few", idx(0x801, &[39], &[1; 39]));
+    let beyond = s.file("beyond", idx(0x801, &[40], &[12; 40]));
+    let refused = |images: &str, labels: &str, parts: &[&str]| {
+        let data = format!("data.train={{kind=\"idx\", images={images:?}, labels={labels:?}, classes=10}}");
+        s.refused(&["table", "--preset", "smoke", "--set", &data, "--set", "data.train_per_class=0"], parts);
+    };
+    refused("nowhere", &labels, &["nowhere"]);
+    refused(&cut, &labels, &["cut"]);
+    refused(&wrong, &labels, &["wrong", "magic"]);
+    refused(&images, &few, &["40", "39"]);
+    refused(&images, &beyond, &["beyond", "12"]);
+    refused(&images, &images, &["images", "magic"]);
+    s.refused(&["table", "--preset", "smoke", "--set", "data.train={kind=\"folder\", path=\"gone\", channels=1}"], &["gone"]);
+}
+
+#[test]
+fn checkpoints_that_are_missing_damaged_or_of_another_model() {
+    let s = Scratch::new("checkpoints");
+    let quick: Vec<String> = ["pretrain", "distil", "fine_tune"]
+        .iter()
+        .flat_map(|stage| [format!("--set={stage}.recipe.epochs=1"), format!("--set={stage}.recipe.warmup_epochs=0")])
+        .collect();
+    let mut args = vec!["table", "--preset", "smoke", "--out", "first"];
+    args.extend(quick.iter().map(String::as_str));
+    let first = s.distill(&args);
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let teacher = std::fs::read(s.0.join("first/teacher-seed0.safetensors")).unwrap();
+    let cut = s.file("cut.safetensors", &teacher[..teacher.len() / 2]);
+    let noise = s.file("noise.safetensors", "not a checkpoint");
+    let refused = |file: &str, extra: &str, parts: &[&str]| {
+        s.refused(&["table", "--preset", "smoke", "--out", "second", "--teacher", file, extra], parts);
+    };
+    refused("gone.safetensors", "-v", &["gone.safetensors", "cannot be read"]);
+    refused(&cut, "-v", &["cut.safetensors"]);
+    refused(&noise, "-v", &["noise.safetensors"]);
+    refused("first/teacher-seed0.safetensors", "--set=teacher.embed_dim=32", &["teacher-seed0.safetensors", "shape", "[64]", "[32]"]);
+    refused("first/student-seed0.safetensors", "-v", &["student-seed0.safetensors", "not part of the model"]);
+    // The right one goes in place of training, and the same student comes out.
+    args[4] = "second";
+    args.extend(["--teacher", "first/teacher-seed0.safetensors"]);
+    let second = s.distill(&args);
+    assert!(second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
+    let student = |run: &str| std::fs::read(s.0.join(run).join("student-seed0.safetensors")).unwrap();
+    assert!(student("first") == student("second"), "the student of the same teacher");
+    assert!(String::from_utf8_lossy(&second.stdout).contains("given teacher + FD"));
 }

@@ -8,5 +8,5 @@ mod stages;
 
 pub use config::{Data, Distil, TableConfig};
 pub use result::{Row, TableResult};
-pub use run::{run, total_steps};
+pub use run::{Run, run, total_steps};
 pub use stages::{Encoder, Reporter, Stages};

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use fd_compute::Device;
+use fd_model::Checkpoint;
 
 use super::config::TableConfig;
 use super::result::{Row, TableResult};
-use super::stages::{Reporter, Stages};
+use super::stages::{Encoder, Reporter, Stages};
 use crate::Error;
 
 /// Names of the rows: a pair that differs by `+ FD` is compared.
@@ -17,17 +18,37 @@ const ROWS: [(&str, bool); 4] = [
     ("raw pixels", true),
 ];
 
-/// Runs a table. `report` hears of every optimiser step.
-pub fn run(config: &TableConfig, device: Device, report: &mut Reporter) -> Result<TableResult, Error> {
+/// What a run of a table is given and tells.
+pub struct Run<'a> {
+    /// A teacher's weights in place of those that the table would train.
+    pub teacher: Option<&'a Checkpoint>,
+    /// Hears of every optimiser step.
+    pub report: &'a mut Reporter<'a>,
+    /// Gets every encoder: `teacher` or `student`, seed, weights.
+    pub save: &'a mut dyn FnMut(&str, u64, &Checkpoint) -> Result<(), Error>,
+}
+
+/// Runs a table.
+pub fn run(config: &TableConfig, device: Device, run: Run) -> Result<TableResult, Error> {
     let start = Instant::now();
+    let Run { teacher: given, report, save } = run;
     let stages = Stages::new(config, device)?;
+    if let Some(weights) = given {
+        stages.check_teacher(weights)?;
+    }
     let (data, test_images) = stages.data();
-    let row = |(name, control): (&str, bool)| Row { name: name.into(), control, fine_tune: vec![], probe: vec![] };
+    let named = |name: &str| if given.is_some() { name.replace("supervised", "given") } else { name.to_string() };
+    let row = |(name, control): (&str, bool)| Row { name: named(name), control, fine_tune: vec![], probe: vec![] };
     let mut rows = ROWS.map(row);
     for &seed in &config.seeds {
         let [teacher, student, random, raw] = &mut rows;
-        let before = stages.pretrain(seed, report)?;
+        let before = match given {
+            Some(weights) => Encoder { config: config.teacher.clone(), weights: weights.clone() },
+            None => stages.pretrain(seed, report)?,
+        };
+        save("teacher", seed, &before.weights)?;
         let after = stages.distil(&before, seed, report)?;
+        save("student", seed, &after.weights)?;
         let untrained = stages.random(&config.student, seed)?;
         for (row, encoder, stage) in [
             (teacher, &before, "fine-tune teacher"),
@@ -43,8 +64,9 @@ pub fn run(config: &TableConfig, device: Device, report: &mut Reporter) -> Resul
     Ok(TableResult { name: config.name.clone(), data, test_images, seeds: config.seeds.clone(), rows: rows.into(), seconds })
 }
 
-/// Optimiser steps of the whole table.
-pub fn total_steps(config: &TableConfig, device: Device) -> Result<usize, Error> {
+/// Optimiser steps of the whole table, with or without the teacher's training.
+pub fn total_steps(config: &TableConfig, device: Device, given_teacher: bool) -> Result<usize, Error> {
     let [pretrain, distil, fine_tune] = Stages::new(config, device)?.steps();
+    let pretrain = if given_teacher { 0 } else { pretrain };
     Ok(config.seeds.len() * (pretrain + distil + 3 * fine_tune))
 }

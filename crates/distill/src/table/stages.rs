@@ -87,6 +87,14 @@ impl<'a> Stages<'a> {
         Ok(Encoder { config: self.config.teacher.clone(), weights })
     }
 
+    /// Refuses weights that are not the teacher's.
+    pub fn check_teacher(&self, weights: &Checkpoint) -> Result<(), Error> {
+        let mut layout = Layout::builder();
+        Vit::declare(&self.config.teacher, &mut layout, "")?;
+        weights.load(&mut Params::new(&layout.finish(), DType::F32), "")?;
+        Ok(())
+    }
+
     /// The student that feature distillation makes of a teacher.
     pub fn distil(&self, teacher: &Encoder, seed: u64, report: &mut Reporter) -> Result<Encoder, Error> {
         let (fd, distil) = (self.distillation()?, &self.config.distil);
