@@ -37,7 +37,7 @@ pub fn code(status: ExitStatus) -> u8 {
 
 /// Builds `distill` for speed and returns where it lies.
 fn built() -> Result<PathBuf> {
-    let build = status(&mut cargo(&["build", "--quiet", "--release", "--package", "fd-distill", "--bin", "distill"])?)?;
+    let build = status(&mut cargo(&["build", "--release", "--package", "fd-distill", "--bin", "distill"])?)?;
     if !build.success() {
         bail!("`distill` does not build");
     }

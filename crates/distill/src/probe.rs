@@ -34,12 +34,34 @@ pub struct ProbeConfig {
     pub weight_decay: f64,
 }
 
+impl ProbeConfig {
+    /// Refuses impossible numbers; the message names the key.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |key: &str, why: String| Err(Error::Usage(format!("probe.{key}: {why}")));
+        if self.epochs == 0 {
+            return refuse("epochs", "must be at least 1".into());
+        }
+        if self.batch < 2 {
+            return refuse("batch", format!("{} is too few for a BatchNorm", self.batch));
+        }
+        if !(0.0..self.epochs as f64 + 1e-9).contains(&self.warmup_epochs) {
+            return refuse("warmup_epochs", format!("{} is not within {} epochs", self.warmup_epochs, self.epochs));
+        }
+        let numbers = [("lr", self.lr), ("momentum", self.momentum), ("trust", self.trust), ("weight_decay", self.weight_decay)];
+        match numbers.into_iter().find(|(_, v)| !(*v >= 0.0 && v.is_finite())) {
+            Some((key, value)) => refuse(key, format!("{value} must not be negative")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Trains a probe on `train` and returns its logits on `test`.
 pub fn probe(config: &ProbeConfig, train: &Outputs, test: &Outputs, classes: usize, seed: u64, device: Device) -> Result<Outputs, Error> {
     let (n, width) = (train.labels.len(), train.width);
+    config.check()?;
     let batch = config.batch.min(n);
-    if batch < 2 || config.epochs == 0 {
-        return Err(Error::Usage("probe: batch must be at least 2 and epochs at least 1".into()));
+    if batch < 2 {
+        return Err(Error::Usage(format!("probe: {n} training images are too few")));
     }
     let mut layout = Layout::builder();
     let (w, b) = (layout.add("head.weight", &[classes, width]), layout.add("head.bias", &[classes]));

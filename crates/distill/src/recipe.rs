@@ -86,7 +86,7 @@ pub struct Recipe {
 impl Recipe {
     /// Refuses impossible numbers; the message names the key under `stage`.
     pub fn check(&self, stage: &str, samples: usize) -> Result<(), Error> {
-        let refuse = |key: &str, why: String| Err(Error::Usage(format!("{stage}.{key}: {why}")));
+        let refuse = |key: &str, why: String| Err(Error::Usage(format!("{stage}.recipe.{key}: {why}")));
         if self.epochs == 0 {
             return refuse("epochs", "must be at least 1".into());
         }

@@ -93,15 +93,15 @@ fn devices_threads_and_instruction_sets() {
 #[test]
 fn configurations_that_cannot_be() {
     let s = Scratch::new("config");
-    let unknown = s.file("unknown.toml", &SMOKE.replace("[data]", "[data]\nsorted = true"));
+    let unknown = s.file("unknown.toml", SMOKE.replace("[data]", "[data]\nsorted = true"));
     s.refused(&["table", "--config", &unknown], &["unknown.toml: line ", "unknown field `sorted`", "`train_per_class`"]);
-    let typed = s.file("typed.toml", &SMOKE.replace("seeds = [0]", "seeds = \"zero\""));
+    let typed = s.file("typed.toml", SMOKE.replace("seeds = [0]", "seeds = \"zero\""));
     s.refused(&["table", "--config", &typed], &["typed.toml: line ", "seeds", "expected a sequence"]);
     let broken = s.file("broken.toml", "name = \n");
     s.refused(&["table", "--config", &broken], &["broken.toml: line 1: "]);
     s.refused(&["table", "--config", "missing.toml"], &["missing.toml: "]);
     s.refused(&["table", "--config", "."], &[".: "]);
-    let outside = s.file("outside.toml", &SMOKE.replace("name = \"smoke\"", "name = \"../up\""));
+    let outside = s.file("outside.toml", SMOKE.replace("name = \"smoke\"", "name = \"../up\""));
     s.refused(&["table", "--config", &outside], &["outside.toml: ", "`name`", "--out"]);
 }
 

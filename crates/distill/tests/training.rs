@@ -113,10 +113,16 @@ fn impossible_recipes_are_refused_by_key() {
         assert!(!error.contains('\n'), "one line: {error}");
         error
     };
-    assert!(refused(&|c| c.distil.recipe.batch = 0).contains("distil.batch"));
-    assert!(refused(&|c| c.pretrain.recipe.batch = 201).contains("pretrain.batch"));
-    assert!(refused(&|c| c.pretrain.recipe.accumulate = 3).contains("pretrain.accumulate"));
-    assert!(refused(&|c| c.fine_tune.recipe.lr = f64::NAN).contains("fine_tune.lr"));
+    assert!(refused(&|c| c.distil.recipe.batch = 0).contains("distil.recipe.batch"));
+    assert!(refused(&|c| c.pretrain.recipe.batch = 201).contains("pretrain.recipe.batch"));
+    assert!(refused(&|c| c.pretrain.recipe.accumulate = 3).contains("pretrain.recipe.accumulate"));
+    assert!(refused(&|c| c.fine_tune.recipe.lr = f64::NAN).contains("fine_tune.recipe.lr"));
+    assert!(refused(&|c| c.probe.batch = 0).contains("probe.batch"));
+    assert!(refused(&|c| c.probe.lr = f64::INFINITY).contains("probe.lr"));
+    assert!(refused(&|c| c.teacher.depth = 1_000_000_000).contains("`depth`"));
+    assert!(refused(&|c| c.teacher.mlp_ratio = 1e300).contains("`mlp_ratio`"));
+    assert!(refused(&|c| c.student.img_size = (700_000, 700_000)).contains("`img_size`"));
+    assert!(refused(&|c| (c.student.embed_dim, c.student.depth) = (16_384, 256)).contains("memory"));
     assert!(refused(&|c| c.student.num_heads = 5).contains("num_heads"));
     assert!(refused(&|c| c.student.patch_size = 4).contains("tokens"));
     assert!(refused(&|c| c.teacher.in_chans = 3).contains("in_chans"));

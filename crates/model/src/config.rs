@@ -92,6 +92,9 @@ pub struct VitConfig {
     pub drop_path_rate: f64,
 }
 
+/// Most tokens of an image: their relative positions are an index of N x N.
+const MAX_TOKENS: usize = 8192;
+
 impl VitConfig {
     /// Patches down and across.
     pub fn grid(&self) -> (usize, usize) {
@@ -101,7 +104,7 @@ impl VitConfig {
     /// Tokens N, the CLS token included.
     pub fn tokens(&self) -> usize {
         let (h, w) = self.grid();
-        h * w + usize::from(self.cls_token)
+        h.saturating_mul(w).saturating_add(usize::from(self.cls_token))
     }
 
     /// Width D of a head.
@@ -130,16 +133,22 @@ impl VitConfig {
                 return refuse("img_size", format!("{name} {side} is not a multiple of patch_size {}", self.patch_size));
             }
         }
-        for (key, value) in [("in_chans", self.in_chans), ("embed_dim", self.embed_dim), ("depth", self.depth)] {
-            if value == 0 {
-                return refuse(key, "must be at least 1".into());
+        if self.tokens() > MAX_TOKENS {
+            return refuse("img_size", format!("{} tokens are more than {MAX_TOKENS}", self.tokens()));
+        }
+        for (key, value, most) in [("in_chans", self.in_chans, 1024), ("embed_dim", self.embed_dim, 1 << 16), ("depth", self.depth, 1024)] {
+            if value == 0 || value > most {
+                return refuse(key, format!("{value} is not from 1 to {most}"));
             }
+        }
+        if self.num_classes > 1 << 24 {
+            return refuse("num_classes", format!("{} is more than {}", self.num_classes, 1 << 24));
         }
         if self.num_heads == 0 || !self.embed_dim.is_multiple_of(self.num_heads) {
             return refuse("num_heads", format!("{} heads do not divide embed_dim {}", self.num_heads, self.embed_dim));
         }
-        if !(self.mlp_ratio.is_finite() && self.hidden_dim() > 0) {
-            return refuse("mlp_ratio", format!("{} leaves the MLP without a hidden unit", self.mlp_ratio));
+        if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0 && self.hidden_dim() > 0) {
+            return refuse("mlp_ratio", format!("{} is not above 0 and at most 64, with at least one hidden unit", self.mlp_ratio));
         }
         if !(self.ln_eps.is_finite() && self.ln_eps > 0.0) {
             return refuse("ln_eps", format!("{} must be positive", self.ln_eps));

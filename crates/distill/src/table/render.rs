@@ -8,6 +8,7 @@ use std::fmt::Write;
 use crate::progress::duration;
 use crate::table::{Row, TableResult};
 use stats::Summary;
+pub(super) use stats::thousands;
 
 /// What a name carries when it is the distilled version of another row.
 const DISTILLED: &str = " + FD";
@@ -62,7 +63,7 @@ impl TableResult {
         let mut out = format!("# {}\n\n{}. Seeds: {seeds}. Took {}.\n\n", self.name, self.data_and_test_images(), duration(self.seconds));
         out.push_str(&aligned(&lines));
         out.push_str("\nMean ± standard deviation over seeds (number of seeds); differences ± twice their standard error. ");
-        out.push_str("The standard error comes from the seeds, or, with one seed, from the number of test images (binomial).\n");
+        out.push_str("The standard error comes from the seeds, and is at least that of the test images (binomial).\n");
         let verdicts = self.verdicts();
         if !verdicts.is_empty() {
             let _ = write!(out, "\n{}", verdicts.iter().map(|v| format!("- {v}\n")).collect::<String>());
@@ -95,7 +96,7 @@ impl TableResult {
 
     /// The data in words, with the number of test images where the words leave it out.
     fn data_and_test_images(&self) -> String {
-        let test = format!("{} test images", stats::thousands(self.test_images));
+        let test = format!("{} test images", thousands(self.test_images));
         if self.data.contains(&test) { self.data.clone() } else { format!("{}; {test}", self.data) }
     }
 
@@ -211,13 +212,13 @@ Fashion-MNIST, 6,000 training and 10,000 test images. Seeds: 0, 7. Took 12 min 3
 | raw pixels, flat (control) |                  – |             81.25 (1) |
 | teacher                    |   86.50 ± 0.71 (2) |      84.25 ± 0.35 (2) |
 | teacher + FD               |   88.25 ± 0.35 (2) |      84.00 ± 0.35 (2) |
-| difference: teacher → + FD |       +1.75 ± 1.12 |          -0.25 ± 0.71 |
+| difference: teacher → + FD |       +1.75 ± 1.19 |          -0.25 ± 1.03 |
 
 Mean ± standard deviation over seeds (number of seeds); differences ± twice their standard error. The standard error comes from the \
-seeds, or, with one seed, from the number of test images (binomial).
+seeds, and is at least that of the test images (binomial).
 
-- teacher: FD raised the fine-tune accuracy by 1.75 points (86.50 → 88.25), more than the noise (2 × combined standard error = 1.12).
-- teacher: FD lowered the linear probe accuracy by 0.25 points (84.25 → 84.00), not more than the noise (2 × combined standard error = 0.71).
+- teacher: FD raised the fine-tune accuracy by 1.75 points (86.50 → 88.25), more than the noise (2 × combined standard error = 1.19).
+- teacher: FD lowered the linear probe accuracy by 0.25 points (84.25 → 84.00), not more than the noise (2 × combined standard error = 1.03).
 ";
         assert_eq!(small().markdown(), expected);
     }

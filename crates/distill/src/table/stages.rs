@@ -7,6 +7,7 @@ use fd_data::{Augment, Loader, LoaderConfig, Mix, Source, Subset, open};
 use fd_model::{Checkpoint, Head, Position, Taps, Vit, VitConfig, initialise};
 
 use super::config::{Data, TableConfig};
+use super::render::thousands;
 use crate::Error;
 use crate::distillation::Distillation;
 use crate::evaluate::{Output, Outputs, in_order, outputs, pixels};
@@ -51,9 +52,14 @@ impl<'a> Stages<'a> {
         {
             recipe.check(name, train.len())?;
         }
+        config.probe.check()?;
         let stages = Stages { config, device, train, test, classes };
-        // Impossible combinations of models and objective show before anything is trained.
-        stages.distillation()?.plan(1, config.distil.engine)?;
+        // Impossible combinations of models and objective, and of model and machine, show before anything is trained.
+        let (fd, recipe) = (stages.distillation()?, &config.distil.recipe);
+        let plan = fd.plan(recipe.batch / recipe.accumulate, config.distil.engine)?.plan;
+        // Values, gradients and two moments of what is trained; the teacher's values; activations.
+        let elements = 4 * fd.trained.count() as u64 + fd.frozen.count() as u64 + plan.arena_len() as u64;
+        fits_memory(4 * elements)?;
         Ok(stages)
     }
 
@@ -211,9 +217,19 @@ impl<'a> Stages<'a> {
     }
 }
 
-/// 6000 as 6,000.
-fn thousands(n: usize) -> String {
-    if n < 1000 { n.to_string() } else { format!("{},{:03}", thousands(n / 1000), n % 1000) }
+/// Refuses what this machine's memory cannot hold, where the system says how much that is.
+fn fits_memory(bytes: u64) -> Result<(), Error> {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = info.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+    match total.map(|kb| kb * 1024) {
+        Some(total) if bytes > total => {
+            let (need, have) = (bytes >> 20, total >> 20);
+            Err(Error::Usage(format!(
+                "distil: a step needs {need} MiB of memory, this machine has {have} MiB: reduce the models or the batch"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn labelled(source: Arc<dyn Source>, per_class: usize) -> Result<Arc<dyn Source>, Error> {

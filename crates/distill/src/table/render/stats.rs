@@ -9,7 +9,7 @@ pub(super) struct Summary {
     pub mean: f64,
     /// Standard deviation over seeds (n - 1); none for one seed.
     pub sd: Option<f64>,
-    /// Standard error of the mean: from the seeds, or from the number of test images when there is one seed only.
+    /// Standard error of the mean: from the seeds, at least that of the test images (binomial), which all seeds share.
     pub se: f64,
 }
 
@@ -21,12 +21,13 @@ impl Summary {
             return None;
         }
         let mean = accuracies.iter().sum::<f64>() / n as f64;
+        let of_images = binomial(mean, test_images);
         if n == 1 {
-            return Some(Summary { n, mean, sd: None, se: binomial(mean, test_images) });
+            return Some(Summary { n, mean, sd: None, se: of_images });
         }
         let squares: f64 = accuracies.iter().map(|a| (a - mean).powi(2)).sum();
         let sd = (squares / (n - 1) as f64).sqrt();
-        Some(Summary { n, mean, sd: Some(sd), se: sd / (n as f64).sqrt() })
+        Some(Summary { n, mean, sd: Some(sd), se: (sd / (n as f64).sqrt()).max(of_images) })
     }
 
     /// Half the length of the error bar: ±1 standard deviation, or the binomial standard error for one seed.
@@ -42,7 +43,7 @@ fn binomial(percent: f64, test_images: usize) -> f64 {
 }
 
 /// `10000` as `10,000`.
-pub(super) fn thousands(n: usize) -> String {
+pub(in crate::table) fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
@@ -64,7 +65,9 @@ mod tests {
         let one = Summary::of(&[80.0], 10_000).unwrap();
         assert_eq!((one.n, one.mean, one.sd), (1, 80.0, None));
         assert!((one.se - 0.4).abs() < 1e-12 && one.bar() == one.se);
-        let three = Summary::of(&[1.0, 2.0, 3.0], 10).unwrap();
+        // Two seeds that happen to agree are not two exact numbers.
+        assert!((Summary::of(&[80.0, 80.0], 10_000).unwrap().se - 0.4).abs() < 1e-12);
+        let three = Summary::of(&[1.0, 2.0, 3.0], 1_000_000).unwrap();
         assert_eq!((three.n, three.mean, three.sd), (3, 2.0, Some(1.0)));
         assert!((three.se - 1.0 / 3f64.sqrt()).abs() < 1e-12 && three.bar() == 1.0);
         assert_eq!(Summary::of(&[50.0], 0).unwrap().se, 0.0);
