@@ -43,7 +43,8 @@ def main():
             simd=rounds[0][1]["simd"], torch_images_per_second=median(0, "images_per_second"), ours_images_per_second=median(1, "images_per_second"),
             ratio=round(statistics.median(speed), 3), ratios=[round(s, 3) for s in speed],
             torch_rss_mb=median(0, "peak_rss_mb"), ours_rss_mb=median(1, "peak_rss_mb"),
-            memory=round(median(1, "peak_rss_mb") / min(r["peak_rss_mb"] for r, _ in once), 3),
+            memory=round(median(1, "peak_rss_mb") / median(0, "peak_rss_mb"), 3),
+            memory_of_smallest=round(median(1, "peak_rss_mb") / min(r["peak_rss_mb"] for r, _ in once), 3),
             variants={" ".join(v): [r["images_per_second"], r["peak_rss_mb"]] for r, v in once})
         print(json.dumps(row), flush=True)
         results.append(row)

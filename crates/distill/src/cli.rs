@@ -74,7 +74,7 @@ pub struct TableArgs {
     /// The run directory; default: runs/ and the table's name
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// A teacher of your own (safetensors with official names, the shape of [teacher]) in place of the one the table trains
+    /// A teacher of your own (safetensors with official names, the shape that `teacher` says) in place of the one the table trains
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
 }

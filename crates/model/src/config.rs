@@ -14,8 +14,38 @@ pub enum Position {
     Relative,
     /// One relative position bias table for all blocks (`rel_pos_bias.relative_position_bias_table`), the paper's student.
     SharedRelative,
+    /// A learned vector a token and one table a block.
+    AbsoluteRelative,
+    /// A learned vector a token and one table for all blocks.
+    AbsoluteSharedRelative,
     /// None at all.
     None,
+}
+
+impl Position {
+    /// Is there a learned vector a token?
+    pub fn absolute(self) -> bool {
+        matches!(self, Position::Absolute | Position::AbsoluteRelative | Position::AbsoluteSharedRelative)
+    }
+
+    /// Is there one table a block?
+    pub fn relative(self) -> bool {
+        matches!(self, Position::Relative | Position::AbsoluteRelative)
+    }
+
+    /// Is there one table for all blocks?
+    pub fn shared(self) -> bool {
+        matches!(self, Position::SharedRelative | Position::AbsoluteSharedRelative)
+    }
+
+    /// What fine-tuning makes of it: a shared table becomes one table a block.
+    pub fn per_block(self) -> Position {
+        match self {
+            Position::SharedRelative => Position::Relative,
+            Position::AbsoluteSharedRelative => Position::AbsoluteRelative,
+            other => other,
+        }
+    }
 }
 
 /// Which of the query, key and value projections carry a bias.

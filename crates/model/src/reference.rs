@@ -45,7 +45,7 @@ use dfdx::shapes::{Axes2, Axes4, Axes6, Axis, Dtype, HasShape, Shape};
 use dfdx::tensor::{Cpu, NoneTape, SplitTape, Tape, Tensor, TensorFromVec};
 use dfdx::tensor_ops::{BroadcastTo, Device, GatherTo, MeanTo, PermuteTo, ReshapeTo, TryConcatAlong, TryMatMul};
 
-use crate::{Activation, Head, ModelError, Position, QkvBias, VitConfig};
+use crate::{Activation, Head, ModelError, QkvBias, VitConfig};
 
 mod gradients;
 pub mod ops;
@@ -199,7 +199,7 @@ where
 
     /// Adds one learned vector a token.
     fn add_position<T: Tape<E, Cpu>>(&self, x: Tokens<E, T>) -> Tokens<E, T> {
-        if self.config.position != Position::Absolute {
+        if !self.config.position.absolute() {
             return x;
         }
         let (batch, n, width) = *x.shape();
@@ -246,11 +246,12 @@ where
     /// What block `i` adds to the scores of every image, [H, N, N], looked up in its own table or in the one that all blocks share
     /// (whose gradient then adds up by itself); none without relative positions.
     pub fn position_bias<T: Tape<E, Cpu>>(&self, i: usize) -> Option<PositionBias<E, T>> {
-        let table = match self.config.position {
-            Position::Relative => format!("blocks.{i}.attn.relative_position_bias_table"),
-            Position::SharedRelative => "rel_pos_bias.relative_position_bias_table".to_owned(),
-            Position::Absolute | Position::None => return None,
-        };
+        let position = self.config.position;
+        if !position.relative() && !position.shared() {
+            return None;
+        }
+        let owner = if position.shared() { "rel_pos_bias".to_owned() } else { format!("blocks.{i}.attn") };
+        let table = format!("{owner}.relative_position_bias_table");
         let (n, heads, rows) = (self.config.tokens(), self.config.num_heads, weights::table_rows(&self.config));
         let index = ops::relative_position_index(self.config.grid(), self.config.cls_token);
         let index = self.device.tensor_from_vec(index, (n * n,));

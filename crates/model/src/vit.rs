@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fd_compute::{Act, Bias, DropPath, GeluKind, LayoutBuilder, Param, Planner, Pooling};
 
 use crate::positions::{bicubic, relative_index};
-use crate::{Activation, Head, ModelError, Position, QkvBias, VitConfig};
+use crate::{Activation, Head, ModelError, QkvBias, VitConfig};
 
 /// One block's parameters.
 #[derive(Clone, Debug)]
@@ -83,10 +83,10 @@ impl Vit {
         let rows = (2 * grid_h - 1) * (2 * grid_w - 1) + if config.cls_token { 3 } else { 0 };
         let mut add = |name: &str, shape: &[usize]| layout.add(format!("{prefix}{name}"), shape);
         let cls_token = config.cls_token.then(|| add("cls_token", &[1, 1, c]));
-        let pos_embed = (config.position == Position::Absolute).then(|| add("pos_embed", &[1, config.tokens(), c]));
+        let pos_embed = config.position.absolute().then(|| add("pos_embed", &[1, config.tokens(), c]));
         let kernel = [c, config.in_chans, config.patch_size, config.patch_size];
         let patch_embed = (add("patch_embed.proj.weight", &kernel), add("patch_embed.proj.bias", &[c]));
-        let shared = config.position == Position::SharedRelative;
+        let shared = config.position.shared();
         let shared_table = shared.then(|| add("rel_pos_bias.relative_position_bias_table", &[rows, config.num_heads]));
         let blocks = (0..config.depth).map(|i| Block::declare(config, i, rows, &mut add)).collect();
         let mut pair = |name: &str, shape: &[usize]| (add(&format!("{name}.weight"), shape), add(&format!("{name}.bias"), &shape[..1]));
@@ -205,7 +205,7 @@ impl Block {
                 Bias::Qkv { q, k: (config.qkv_bias == QkvBias::Qkv).then(|| add("attn.k_bias", &[c])), v }
             }
         };
-        let relative = config.position == Position::Relative;
+        let relative = config.position.relative();
         let table = relative.then(|| add("attn.relative_position_bias_table", &[rows, config.num_heads]));
         let qkv = add("attn.qkv.weight", &[3 * c, c]);
         let proj = (add("attn.proj.weight", &[c, c]), add("attn.proj.bias", &[c]));

@@ -35,6 +35,8 @@ fn configs() -> Vec<VitConfig> {
         config(Position::Relative, QkvBias::Qv, Head::MeanPool, true),
         config(Position::SharedRelative, QkvBias::Qkv, Head::Features, false),
         config(Position::None, QkvBias::None, Head::MeanPool, false),
+        config(Position::AbsoluteSharedRelative, QkvBias::Qv, Head::Features, true),
+        config(Position::AbsoluteRelative, QkvBias::Qkv, Head::MeanPool, false),
         config(Position::Absolute, QkvBias::None, Head::Features, false),
     ]
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fd_compute::{DType, Device, Layout, Params, Planner};
 use fd_data::{Augment, Loader, LoaderConfig, Mix, Source, Subset, open};
-use fd_model::{Checkpoint, Head, Position, Taps, Vit, VitConfig, initialise};
+use fd_model::{Checkpoint, Head, Taps, Vit, VitConfig, initialise};
 
 use super::config::{Data, TableConfig};
 use super::render::thousands;
@@ -134,11 +134,10 @@ impl<'a> Stages<'a> {
     /// Fine-tunes an encoder on the labels and returns its logits on the test images. As in the paper: patch tokens are averaged, the
     /// distilled final norm is dropped for a fresh one, and a shared position table is copied to every block.
     pub fn fine_tune(&self, name: &str, encoder: &Encoder, seed: u64, report: &mut Reporter) -> Result<Outputs, Error> {
-        let shared = encoder.config.position == Position::SharedRelative;
         let config = VitConfig {
             head: Head::MeanPool,
             num_classes: self.classes,
-            position: if shared { Position::Relative } else { encoder.config.position },
+            position: encoder.config.position.per_block(),
             ..encoder.config.clone()
         };
         let mut start = self.random(&config, seed)?;

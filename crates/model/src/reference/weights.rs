@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Head, ModelError, Position, QkvBias, VitConfig};
+use crate::{Head, ModelError, QkvBias, VitConfig};
 
 /// Named in errors: these weights come from memory.
 const SOURCE: &str = "weights of the reference";
@@ -24,11 +24,12 @@ pub fn shapes(config: &VitConfig) -> BTreeMap<String, Vec<usize>> {
     if config.cls_token {
         add("cls_token".into(), vec![1, 1, width]);
     }
-    match config.position {
-        Position::Absolute => add("pos_embed".into(), vec![1, config.tokens(), width]),
-        Position::SharedRelative => add("rel_pos_bias.relative_position_bias_table".into(), table.clone()),
-        Position::Relative | Position::None => None,
-    };
+    if config.position.absolute() {
+        add("pos_embed".into(), vec![1, config.tokens(), width]);
+    }
+    if config.position.shared() {
+        add("rel_pos_bias.relative_position_bias_table".into(), table.clone());
+    }
     add("patch_embed.proj.weight".into(), vec![width, config.in_chans, p, p]);
     add("patch_embed.proj.bias".into(), vec![width]);
 
@@ -48,7 +49,7 @@ pub fn shapes(config: &VitConfig) -> BTreeMap<String, Vec<usize>> {
         for bias in biases {
             add(&format!("attn.{bias}"), vec![if *bias == "qkv.bias" { 3 * width } else { width }]);
         }
-        if config.position == Position::Relative {
+        if config.position.relative() {
             add("attn.relative_position_bias_table", table.clone());
         }
         for (layer, outputs, inputs) in [("attn.proj", width, width), ("mlp.fc1", hidden, width), ("mlp.fc2", width, hidden)] {
