@@ -1,4 +1,4 @@
-"""Speed and memory of one training step against PyTorch, in one sitting: the two take turns, and medians are compared.
+"""Speed and memory of one training step against PyTorch, in one run: the two take turns, and medians are compared.
 
     python3 -m venv target/torch && target/torch/bin/pip install torch
     cargo build --release -p fd-distill
