@@ -86,12 +86,10 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
         config.seeds.clone_from(seeds);
         resolved.insert("seeds".into(), toml::Value::try_from(seeds).context("--seeds")?);
     }
+    let stages = Stages::new(&config, options.device).with_context(|| options.config.name().display().to_string())?;
     let teacher = options.teacher.as_deref().map(Checkpoint::read).transpose()?;
-    if let Some(weights) = &teacher {
-        Stages::new(&config, options.device)?.check_teacher(weights)?;
-    }
-    let steps =
-        table::total_steps(&config, options.device, teacher.is_some()).with_context(|| options.config.name().display().to_string())?;
+    teacher.as_ref().map_or(Ok(()), |weights| stages.check_teacher(weights))?;
+    let steps = table::total_steps(&stages, teacher.is_some());
     let run = RunDir::create(directory(options, &config.name)?)?;
     run.write_config(&resolved)?;
     run.write_meta(&Meta { device: options.device, seeds: &config.seeds })?;
@@ -100,7 +98,7 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
         Ok(weights.write(&run.file(format!("{model}-seed{seed}.safetensors")))?)
     };
     let mut report = |stage: &str, seed: u64, step: &StepReport| log.step(stage, seed, step);
-    let result = table::run(&config, options.device, Run { teacher: teacher.as_ref(), report: &mut report, save: &mut save })?;
+    let result = table::run(&stages, Run { teacher: teacher.as_ref(), report: &mut report, save: &mut save })?;
     log.finish(&result)?;
     run.write("table.md", result.markdown().as_bytes())?;
     run.write("table.csv", result.csv().as_bytes())?;

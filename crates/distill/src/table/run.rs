@@ -2,10 +2,8 @@
 
 use std::time::Instant;
 
-use fd_compute::Device;
 use fd_model::Checkpoint;
 
-use super::config::TableConfig;
 use super::result::{Row, TableResult};
 use super::stages::{Encoder, Reporter, Stages};
 use crate::Error;
@@ -28,14 +26,10 @@ pub struct Run<'a> {
     pub save: &'a mut dyn FnMut(&str, u64, &Checkpoint) -> Result<(), Error>,
 }
 
-/// Runs a table.
-pub fn run(config: &TableConfig, device: Device, run: Run) -> Result<TableResult, Error> {
+/// Runs a table. Weights that are given should have passed [`Stages::check_teacher`].
+pub fn run(stages: &Stages, run: Run) -> Result<TableResult, Error> {
     let start = Instant::now();
-    let Run { teacher: given, report, save } = run;
-    let stages = Stages::new(config, device)?;
-    if let Some(weights) = given {
-        stages.check_teacher(weights)?;
-    }
+    let (Run { teacher: given, report, save }, config) = (run, stages.config());
     let (data, test_images) = stages.data();
     let named = |name: &str| if given.is_some() { name.replace("supervised", "given") } else { name.to_string() };
     let row = |(name, control): (&str, bool)| Row { name: named(name), control, fine_tune: vec![], probe: vec![] };
@@ -65,8 +59,8 @@ pub fn run(config: &TableConfig, device: Device, run: Run) -> Result<TableResult
 }
 
 /// Optimiser steps of the whole table, with or without the teacher's training.
-pub fn total_steps(config: &TableConfig, device: Device, given_teacher: bool) -> Result<usize, Error> {
-    let [pretrain, distil, fine_tune] = Stages::new(config, device)?.steps();
+pub fn total_steps(stages: &Stages, given_teacher: bool) -> usize {
+    let [pretrain, distil, fine_tune] = stages.steps();
     let pretrain = if given_teacher { 0 } else { pretrain };
-    Ok(config.seeds.len() * (pretrain + distil + 3 * fine_tune))
+    stages.config().seeds.len() * (pretrain + distil + 3 * fine_tune)
 }

@@ -63,6 +63,11 @@ impl<'a> Stages<'a> {
         Ok(stages)
     }
 
+    /// The configuration.
+    pub fn config(&self) -> &'a TableConfig {
+        self.config
+    }
+
     /// The training data in words and the number of test images.
     pub fn data(&self) -> (String, usize) {
         (format!("{}, {} images", self.train.name(), thousands(self.train.len())), self.test.len())
