@@ -11,6 +11,8 @@ const USAGE: &str = "\
 usage: cargo xtask TASK [ARGUMENTS]
 
   reproduce-table [ARGS]  the main table: `distill table ARGS` (--preset smoke for seconds instead of minutes)
+  sweep FILE [ARGS]       an ablation: `distill sweep FILE ARGS`, such as `sweep experiments/sweeps/target.toml`
+  status [DIR]            how the runs below runs/ stand: `distill status DIR`
   parity DIR              our engine against a folder of golden vectors: `distill parity DIR`
   bench ARGS              speed: `distill bench ARGS`, such as `bench fd-step --preset mini`
   test [ARGS]             `cargo test --workspace ARGS`
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
     };
     let result: Result<u8> = match task.as_str() {
         "reproduce-table" => cargo::distill("table", rest),
+        "sweep" => cargo::distill("sweep", rest),
+        "status" => cargo::distill("status", rest),
         "parity" => cargo::distill("parity", rest),
         "bench" => cargo::distill("bench", rest),
         "test" => cargo::test(rest),

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::arena::Buffer;
-use crate::{DType, Layout, Param, Real};
+use crate::optim::CHUNK;
+use crate::{DType, Error, Layout, Param, Real};
 
 /// A model's parameters: one buffer behind a [`Layout`]. Values change only through [`write`](Params::write), which counts versions.
 #[derive(Clone, Debug)]
@@ -63,9 +66,32 @@ impl Params {
         self.layout.range(p)
     }
 
+    /// Moves every value by a share of its way to another set's: self ← self + rate · (other - self), the exponential moving average
+    /// of a momentum teacher with rate = 1 - momentum. Both sets must be of one layout and element type.
+    ///
+    /// # Errors
+    /// Sets of different layouts or types.
+    pub fn approach(&mut self, other: &Params, rate: f64) -> Result<(), Error> {
+        if self.layout.id != other.layout.id || self.dtype() != other.dtype() {
+            let name = |p: &Params| format!("layout {} in {}", p.layout.id, p.dtype().name());
+            return Err(Error::Mismatch { what: "moving average", expected: name(self), found: name(other) });
+        }
+        self.version += 1;
+        match self.dtype() {
+            DType::F32 => approach(self.values.slice_mut::<f32>(), other.all(), rate as f32),
+            DType::F64 => approach(self.values.slice_mut::<f64>(), other.all(), rate),
+        }
+        Ok(())
+    }
+
     pub(crate) fn all<T: Real>(&self) -> &[T] {
         self.values.slice::<T>()
     }
+}
+
+fn approach<T: Real>(to: &mut [T], from: &[T], rate: T) {
+    let chunks = to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK));
+    chunks.for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(a, &b)| *a = *a + rate * (b - *a)));
 }
 
 /// Gradients of a trained model's parameters, in the same layout.
@@ -126,5 +152,27 @@ impl Grads {
 
     pub(crate) fn all_mut<T: Real>(&mut self) -> &mut [T] {
         self.values.slice_mut::<T>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moving_average_by_hand() {
+        let mut layout = Layout::builder();
+        let w = layout.add("w", &[2]);
+        let layout = layout.finish();
+        let (mut slow, mut fast) = (Params::new(&layout, DType::F32), Params::new(&layout, DType::F32));
+        fast.set(w, &[8.0, -4.0]);
+        slow.approach(&fast, 0.25).unwrap();
+        assert_eq!(slow.to_f64(w), [2.0, -1.0]);
+        slow.approach(&fast, 1.0).unwrap();
+        assert_eq!(slow.to_f64(w), [8.0, -4.0]);
+        let mut other = Layout::builder();
+        other.add("w", &[2]);
+        assert!(slow.approach(&Params::new(&other.finish(), DType::F32), 0.5).is_err());
+        assert!(slow.approach(&Params::new(&layout, DType::F64), 0.5).is_err());
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fd_data::{
-    Augment, AugmentConfig, DEFAULT_RATIO, FashionMnist, Folder, Geometry, Interpolation, Loader, LoaderConfig, Normalisation, Result,
-    SampleKey, Scratch, Source,
+    Augment, AugmentConfig, Blur, DEFAULT_RATIO, FashionMnist, Folder, Geometry, Interpolation, Jitter, Loader, LoaderConfig,
+    Normalisation, Photometric, Result, SampleKey, Scratch, Source,
 };
 
 fn main() -> Result<()> {
@@ -16,10 +16,12 @@ fn main() -> Result<()> {
     for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
         let augment = augmentation([28, 28], [0.3, 1.0], interpolation, Normalisation::fashion_mnist())?;
         report(&format!("28 x 28 grey, {interpolation:?}"), grey.as_ref(), &augment, 100_000)?;
+        report("    with jitter", grey.as_ref(), &coloured(&augment, false)?, 100_000)?;
+        report("    with jitter and blur", grey.as_ref(), &coloured(&augment, true)?, 100_000)?;
     }
     let augment = augmentation([28, 28], [0.3, 1.0], Interpolation::Bilinear, Normalisation::fashion_mnist())?;
     for workers in [0, 1, 2] {
-        let config = LoaderConfig { batch: 256, shuffle: true, drop_last: true, seed: 0, views: 1, prefetch: 4, workers };
+        let config = LoaderConfig { batch: 256, shuffle: true, drop_last: true, seed: 0, prefetch: 4, workers };
         let loader = Loader::new(grey.clone(), augment.clone(), config)?;
         let (start, mut images) = (Instant::now(), 0);
         for epoch in 0..10 {
@@ -33,6 +35,8 @@ fn main() -> Result<()> {
         let photographs = Folder::open(Path::new(&folder), 3)?;
         let augment = augmentation([224, 224], [0.08, 1.0], Interpolation::Bilinear, Normalisation::imagenet())?;
         report("photographs to 224 x 224, decoding included", &photographs, &augment, photographs.len())?;
+        report("    with jitter", &photographs, &coloured(&augment, false)?, photographs.len())?;
+        report("    with jitter and blur", &photographs, &coloured(&augment, true)?, photographs.len())?;
         let start = Instant::now();
         (0..photographs.len()).try_for_each(|index| photographs.image(index).map(drop))?;
         println!("of which decoding alone: {:.0} images/s", photographs.len() as f64 / start.elapsed().as_secs_f64());
@@ -42,7 +46,15 @@ fn main() -> Result<()> {
 
 fn augmentation(size: [usize; 2], scale: [f64; 2], interpolation: Interpolation, normalise: Normalisation) -> Result<Augment> {
     let geometry = Geometry::RandomResizedCrop { size, scale, ratio: DEFAULT_RATIO, interpolation };
-    Augment::new(AugmentConfig { geometry, flip: 0.5, erase: 0.0, normalise })
+    Augment::new(AugmentConfig { geometry, flip: 0.5, photometric: Photometric::default(), erase: 0.0, normalise })
+}
+
+/// The same with DINO's colours: jitter, or jitter and blur, of every view.
+fn coloured(augment: &Augment, blur: bool) -> Result<Augment> {
+    let jitter = Some(Jitter { prob: 1.0, brightness: 0.4, contrast: 0.4, saturation: 0.2, hue: 0.1 });
+    let blur = blur.then_some(Blur { prob: 1.0, sigma: [0.1, 2.0] });
+    let photometric = Photometric { jitter, grayscale: 0.2, blur, ..Photometric::default() };
+    Augment::new(AugmentConfig { photometric, ..augment.config().clone() })
 }
 
 fn report(what: &str, source: &dyn Source, augment: &Augment, images: usize) -> Result<()> {

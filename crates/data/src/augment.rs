@@ -1,11 +1,13 @@
-//! From an 8-bit image to normalised floats: geometry, flip, normalisation, random erasing, in that order.
+//! From an 8-bit image to normalised floats: geometry, flip, photometric changes, normalisation, random erasing, in that order.
 //!
 //! What a sample turns into depends on its [`SampleKey`] and nothing else: not on the batch it lies in, the thread that makes it or
 //! what was drawn before. The random resized crop follows torchvision, random erasing follows timm (pixel mode).
 
 use serde::{Deserialize, Serialize};
 
+use crate::blur::GaussianBlur;
 use crate::error::{DataError, Result, check_length, check_setting};
+use crate::photometric::Photometric;
 use crate::random::{SampleKey, Stream};
 use crate::resize::{Interpolation, MAX_SIDE, Region, Resample, Resizer};
 use crate::source::Image8;
@@ -176,6 +178,9 @@ pub struct AugmentConfig {
     pub geometry: Geometry,
     /// Probability of a horizontal flip.
     pub flip: f64,
+    /// Changes of colour and sharpness; none if not stated.
+    #[serde(default, skip_serializing_if = "Photometric::is_none")]
+    pub photometric: Photometric,
     /// Probability of erasing a random rectangle (normal noise in each value, 2 % to a third of the area).
     pub erase: f64,
     /// Normalisation; its length is the number of channels.
@@ -194,6 +199,7 @@ pub struct Augment {
 pub struct Scratch {
     resizer: Resizer,
     pixels: Vec<u8>,
+    gaussian: GaussianBlur,
 }
 
 impl Augment {
@@ -204,6 +210,7 @@ impl Augment {
     pub fn new(config: AugmentConfig) -> Result<Self> {
         config.geometry.check()?;
         config.normalise.check()?;
+        config.photometric.check(config.normalise.mean.len())?;
         for (key, p) in [("flip", config.flip), ("erase", config.erase)] {
             check_setting((0.0..=1.0).contains(&p), key, "a probability", p)?;
         }
@@ -240,12 +247,16 @@ impl Augment {
         let resample = self.config.geometry.plan([image.height, image.width], &mut stream);
         resample.check(image)?;
         let flip = stream.chance(self.config.flip);
+        let photometric = &self.config.photometric;
         match resample.unscaled() {
-            Some(kept) => self.write(&image.data, image.width, kept, flip, out),
-            None => {
-                scratch.pixels.resize(out.len(), 0);
-                scratch.resizer.resize(image, &resample, &mut scratch.pixels)?;
-                self.write(&scratch.pixels, width, Region::whole([height, width]), flip, out);
+            Some(kept) if photometric.is_none() => self.write(&image.data, image.width, kept, flip, out),
+            _ => {
+                let Scratch { resizer, pixels, gaussian } = scratch;
+                pixels.resize(out.len(), 0);
+                resizer.resize(image, &resample, pixels)?;
+                // The flip is due before, but makes no difference to these changes and costs nothing in `write`.
+                photometric.apply(pixels, self.shape(), &mut stream, gaussian);
+                self.write(pixels, width, Region::whole([height, width]), flip, out);
             }
         }
         if stream.chance(self.config.erase) {

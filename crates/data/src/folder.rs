@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use image::{ColorType, DynamicImage};
 
+use crate::colour::luma;
 use crate::error::{DataError, Result, check_setting, one_line, shown, unreadable};
+use crate::fingerprint::Fingerprint;
 use crate::source::{Image8, Source, check_index};
 
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
@@ -18,6 +20,7 @@ const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 #[derive(Clone, Debug)]
 pub struct Folder {
     name: String,
+    root: PathBuf,
     channels: usize,
     files: Vec<PathBuf>,
     labels: Vec<u32>,
@@ -47,7 +50,7 @@ impl Folder {
         if files.is_empty() {
             return Err(DataError::Empty { file: shown(path) });
         }
-        Ok(Self { name: shown(path), channels, files, labels, class_names })
+        Ok(Self { name: shown(path), root: path.to_owned(), channels, files, labels, class_names })
     }
 
     /// The image files in sample order.
@@ -84,6 +87,22 @@ impl Source for Folder {
     fn class_names(&self) -> &[String] {
         &self.class_names
     }
+
+    /// Over the channels and, in sample order, each file's path below the folder, its size in bytes and its label. Contents are not
+    /// read: a file changed without a change of size goes unnoticed.
+    fn fingerprint(&self) -> Result<[u8; 32]> {
+        let mut fingerprint = Fingerprint::new("folder", self.channels);
+        fingerprint.number(self.len());
+        for (index, path) in self.files.iter().enumerate() {
+            let size = fs::metadata(path).map_err(|error| unreadable(path, error))?.len();
+            let below = path.strip_prefix(&self.root).unwrap_or(path);
+            fingerprint.number(below.iter().count());
+            below.iter().for_each(|part| fingerprint.bytes(part.as_encoded_bytes()));
+            fingerprint.bytes(&size.to_le_bytes());
+            fingerprint.label(self.label(index));
+        }
+        Ok(fingerprint.finish())
+    }
 }
 
 /// Decodes a png or jpeg (8 bits a channel) and converts it to 1 or 3 channels; `file` is what messages call it.
@@ -107,12 +126,6 @@ pub fn decode(file: &str, bytes: &[u8], channels: usize) -> Result<Image8<'stati
         (other, _) => return Err(unsupported(file, other.color())),
     };
     Image8::new(height, width, channels, data)
-}
-
-/// Grey of an RGB pixel as Pillow's mode "L": ITU-R 601 weights in 16-bit fixed point, rounded.
-fn luma(pixel: &[u8]) -> u8 {
-    let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
-    ((19_595 * r + 38_470 * g + 7_471 * b + 0x8000) >> 16) as u8
 }
 
 fn unsupported(file: &str, found: ColorType) -> DataError {

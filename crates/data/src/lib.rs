@@ -1,7 +1,7 @@
 //! Image sources, augmentation and a prefetching, reproducible loader.
 //!
 //! ```text
-//! Source (idx, folder, embedded Fashion-MNIST, Subset) -> Image8 -> Augment -> Batch of f32 -> Mix
+//! Source (idx, folder, embedded Fashion-MNIST, Subset) -> Image8 -> Augment, one or several -> Batch of f32 -> Mix
 //! ```
 //!
 //! Three promises hold everywhere. A sample's pixels depend on (seed, epoch, index, view) and on nothing else, so neither the number of
@@ -10,7 +10,7 @@
 //! one line.
 //!
 //! ```
-//! use fd_data::{Augment, AugmentConfig, DataSpec, Geometry, Interpolation, Loader, LoaderConfig, Normalisation, Split, open};
+//! use fd_data::{Augment, AugmentConfig, DataSpec, Geometry, Interpolation, Loader, LoaderConfig, Normalisation, Photometric, Split, open};
 //!
 //! # fn main() -> fd_data::Result<()> {
 //! let source = open(&DataSpec::FashionMnist { split: Split::Train })?;
@@ -22,10 +22,11 @@
 //!         interpolation: Interpolation::Bilinear,
 //!     },
 //!     flip: 0.5,
+//!     photometric: Photometric::default(),
 //!     erase: 0.0,
 //!     normalise: Normalisation::fashion_mnist(),
 //! })?;
-//! let config = LoaderConfig { batch: 64, shuffle: true, drop_last: true, seed: 0, views: 1, prefetch: 2, workers: 1 };
+//! let config = LoaderConfig { batch: 64, shuffle: true, drop_last: true, seed: 0, prefetch: 2, workers: 1 };
 //! let loader = Loader::new(source, augment, config)?;
 //! for batch in loader.epoch(0, 0).take(3) {
 //!     let batch = batch?;
@@ -38,13 +39,17 @@
 
 mod augment;
 mod batch;
+mod blur;
+mod colour;
 mod epoch;
 mod error;
 mod fashion;
+mod fingerprint;
 mod folder;
 mod idx;
 mod loader;
 mod mix;
+mod photometric;
 mod random;
 mod resize;
 mod source;
@@ -58,8 +63,9 @@ pub use error::{DataError, Result};
 pub use fashion::{FASHION_MNIST_CLASSES, FashionMnist};
 pub use folder::{Folder, decode};
 pub use idx::Idx;
-pub use loader::{Loader, LoaderConfig};
+pub use loader::{Crop, Loader, LoaderConfig};
 pub use mix::{Mix, MixConfig, MixKey, Mixed};
+pub use photometric::{Blur, Jitter, Photometric, Solarise};
 pub use random::SampleKey;
 pub use resize::{Interpolation, Region, Resample, Resizer, resample, resize};
 pub use source::{Image8, Source};

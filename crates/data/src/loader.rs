@@ -1,9 +1,11 @@
 //! The loader: which samples make up which batch, and how one batch is prepared. Threads are in `epoch.rs`.
 //!
 //! The order of an epoch is a permutation of (seed, epoch); a sample's views follow from (seed, epoch, index, view). So a batch has the
-//! same bits however many threads there are, however far they run ahead, and wherever in the epoch one starts.
+//! same bits however many threads there are, however far they run ahead, and wherever in the epoch one starts. Multi-crop (a few large
+//! views and some small ones of each sample) is several [`Crop`]s; an image is decoded once for all of its views.
 
 use std::fmt;
+use std::iter::repeat_n;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,8 +30,6 @@ pub struct LoaderConfig {
     pub drop_last: bool,
     /// Seed of the order and of the augmentation.
     pub seed: u64,
-    /// Differently augmented views of each sample.
-    pub views: usize,
     /// Batches in the making or waiting at any time; no more than this many threads have work. Ignored if `workers` is 0.
     pub prefetch: usize,
     /// Threads that prepare batches; 0 prepares them in the caller's thread when they are asked for.
@@ -38,13 +38,20 @@ pub struct LoaderConfig {
 
 impl LoaderConfig {
     fn check(&self) -> Result<()> {
-        for (key, value) in [("batch", self.batch), ("views", self.views)] {
-            check_setting(value > 0, key, "at least 1", value)?;
-        }
+        check_setting(self.batch > 0, "batch", "at least 1", self.batch)?;
         check_setting(self.workers == 0 || self.prefetch > 0, "prefetch", "at least 1 where there are workers", self.prefetch)?;
         check_setting(self.workers <= 4096, "workers", "at most 4096", self.workers)?;
         check_setting(self.prefetch <= 4096, "prefetch", "at most 4096", self.prefetch)
     }
+}
+
+/// A group of views of each sample that are augmented alike.
+#[derive(Clone, Debug)]
+pub struct Crop {
+    /// The augmentation; with it, the size.
+    pub augment: Augment,
+    /// The number of views, at least 1.
+    pub views: usize,
 }
 
 /// Delivers a source, augmented, in batches. Cloning it is cheap: clones share the source and the recycled buffers.
@@ -54,28 +61,43 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A loader of `source`.
+    /// A loader of one view of each sample of `source`.
     ///
     /// # Errors
-    /// A setting out of range, an empty source, channel counts of source and augmentation that differ, or a batch that `drop_last`
-    /// leaves without any sample.
+    /// As [`Loader::multi_crop`].
     pub fn new(source: Arc<dyn Source>, augment: Augment, config: LoaderConfig) -> Result<Self> {
+        Self::multi_crop(source, vec![Crop { augment, views: 1 }], config)
+    }
+
+    /// A loader of several views of each sample. They are numbered through the crops, those of the first crop first; the number is
+    /// [`SampleKey::view`], so that crops added at the end change no view before them.
+    ///
+    /// # Errors
+    /// A setting out of range, no crop or one without views, an empty source, channel counts of source and augmentations that differ,
+    /// or a batch that `drop_last` leaves without any sample.
+    pub fn multi_crop(source: Arc<dyn Source>, crops: Vec<Crop>, config: LoaderConfig) -> Result<Self> {
         config.check()?;
+        check_setting(!crops.is_empty(), "crops", "at least 1", crops.len())?;
         let file = source.name().to_owned();
         if source.is_empty() {
             return Err(DataError::Empty { file });
         }
-        let [expected, height, width] = augment.shape();
-        if source.channels() != expected {
-            return Err(DataError::Channels { file, expected, found: source.channels() });
+        let samples = config.batch.min(source.len());
+        let mut bytes = Some(0usize);
+        for Crop { augment, views } in &crops {
+            check_setting(*views > 0, "views", "at least 1", views)?;
+            let [expected, height, width] = augment.shape();
+            if source.channels() != expected {
+                return Err(DataError::Channels { file, expected, found: source.channels() });
+            }
+            let group = [*views, samples, expected, height, width].into_iter().try_fold(4usize, usize::checked_mul);
+            bytes = bytes.zip(group).and_then(|(bytes, group)| bytes.checked_add(group));
         }
         let some = !config.drop_last || config.batch <= source.len();
         check_setting(some, "batch", "at most the number of samples if drop_last", config.batch)?;
-        let samples = config.batch.min(source.len());
-        let values = [config.views, samples, expected, height, width].into_iter().try_fold(4usize, usize::checked_mul);
-        check_setting(values.is_some_and(|bytes| isize::try_from(bytes).is_ok()), "batch", "a size in memory", config.batch)?;
+        check_setting(bytes.is_some_and(|bytes| isize::try_from(bytes).is_ok()), "batch", "a size in memory", config.batch)?;
         let pool = Pool::new(config.prefetch + 2);
-        Ok(Self { recipe: Arc::new(Recipe { source, augment, config, pool }) })
+        Ok(Self { recipe: Arc::new(Recipe { source, crops, config, pool }) })
     }
 
     /// The settings.
@@ -90,10 +112,10 @@ impl Loader {
         &self.recipe.source
     }
 
-    /// The augmentation.
+    /// The groups of views.
     #[must_use]
-    pub fn augment(&self) -> &Augment {
-        &self.recipe.augment
+    pub fn crops(&self) -> &[Crop] {
+        &self.recipe.crops
     }
 
     /// Batches an epoch.
@@ -121,7 +143,7 @@ impl fmt::Debug for Loader {
 /// All that batches are made from.
 pub(crate) struct Recipe {
     source: Arc<dyn Source>,
-    augment: Augment,
+    crops: Vec<Crop>,
     pub(crate) config: LoaderConfig,
     pool: Arc<Pool>,
 }
@@ -154,36 +176,35 @@ pub(crate) struct Run {
 impl Run {
     /// Makes batch `number`, which has to exist.
     pub(crate) fn prepare(&self, number: usize, scratch: &mut Scratch) -> Result<Batch> {
-        let Recipe { source, augment, config, pool } = self.recipe.as_ref();
+        let Recipe { source, crops, config, pool } = self.recipe.as_ref();
         let first = number * config.batch;
         let indices = &self.order[first..(first + config.batch).min(self.order.len())];
-        let [channels, height, width] = augment.shape();
         let mut batch = Batch::from_pool(pool, self.epoch, number);
         batch.first = first;
-        batch.shape = [config.views, indices.len(), channels, height, width];
-        batch.images.resize(batch.shape.iter().product(), 0.0);
-        batch.labels.clear();
-        batch.indices.clear();
+        batch.set_groups(crops.iter().map(|crop| {
+            let [channels, height, width] = crop.augment.shape();
+            [crop.views, indices.len(), channels, height, width]
+        }));
         batch.indices.extend_from_slice(indices);
         if source.num_classes() > 0 {
             for &index in indices {
                 batch.labels.push(label(source.as_ref(), index)?);
             }
         }
-        let (size, view_len) = (channels * height * width, indices.len() * channels * height * width);
         for (place, &index) in indices.iter().enumerate() {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(DataError::Worker { reason: "stopped".into() });
             }
             let image = source.image(index)?;
-            if image.channels != channels {
+            if image.channels != source.channels() {
                 let file = format!("{} sample {index}", source.name());
-                return Err(DataError::Channels { file, expected: channels, found: image.channels });
+                return Err(DataError::Channels { file, expected: source.channels(), found: image.channels });
             }
-            for view in 0..config.views {
+            let views = crops.iter().flat_map(|crop| repeat_n(&crop.augment, crop.views));
+            for (view, augment) in views.enumerate() {
                 let key = SampleKey { seed: config.seed, epoch: self.epoch, index: index as u64, view: view as u64 };
-                let start = view * view_len + place * size;
-                augment.apply(&image, key, scratch, &mut batch.images[start..start + size])?;
+                let size = augment.shape().iter().product::<usize>();
+                augment.apply(&image, key, scratch, &mut batch.view_mut(view)[place * size..][..size])?;
             }
         }
         Ok(batch)

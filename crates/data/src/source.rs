@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::error::{DataError, Result, check_length};
+use crate::fingerprint::Fingerprint;
 
 /// An 8-bit image, rows from the top, interleaved channels (HWC), owned or borrowed from its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,24 @@ pub trait Source: Send + Sync {
 
     /// The names of the classes in label order; empty when unlabelled.
     fn class_names(&self) -> &[String];
+
+    /// SHA-256 that names the data, for caches of what was computed from them: equal for equal data wherever they lie. This one goes
+    /// over the extents, pixels and label of every sample; a source on disk may answer from less.
+    ///
+    /// # Errors
+    /// Those of [`Source::image`].
+    fn fingerprint(&self) -> Result<[u8; 32]> {
+        let mut fingerprint = Fingerprint::new("images", self.channels());
+        fingerprint.number(self.len());
+        for index in 0..self.len() {
+            let image = self.image(index)?;
+            fingerprint.number(image.height);
+            fingerprint.number(image.width);
+            fingerprint.bytes(&image.data);
+            fingerprint.label(self.label(index));
+        }
+        Ok(fingerprint.finish())
+    }
 }
 
 /// Refuses an index past the end of `source`.

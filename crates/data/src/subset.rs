@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{DataError, Result};
+use crate::fingerprint::Fingerprint;
 use crate::random::{Purpose, Stream};
 use crate::source::{Image8, Source, check_index};
 
@@ -85,6 +86,15 @@ impl Source for Subset {
 
     fn class_names(&self) -> &[String] {
         self.source.class_names()
+    }
+
+    /// The whole's fingerprint and the indices.
+    fn fingerprint(&self) -> Result<[u8; 32]> {
+        let mut fingerprint = Fingerprint::new("subset", self.channels());
+        fingerprint.bytes(&self.source.fingerprint()?);
+        fingerprint.number(self.indices.len());
+        self.indices.iter().for_each(|&index| fingerprint.number(index));
+        Ok(fingerprint.finish())
     }
 }
 

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use fd_data::{
-    Augment, AugmentConfig, Geometry, Image8, Interpolation, Normalisation, Region, Resample, SampleKey, Scratch, decode, resample, resize,
+    Augment, AugmentConfig, Geometry, Image8, Interpolation, Normalisation, Photometric, Region, Resample, SampleKey, Scratch, decode,
+    resample, resize,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -124,7 +125,7 @@ fn normalised_evaluation_equals_torchvision() {
         let (resize, size) = (number(&spec["resize"]), [number(&spec["crop"]); 2]);
         for (name, normalise) in [("eval64.imagenet_norm", Normalisation::imagenet()), ("eval64.clip_norm", Normalisation::clip())] {
             let geometry = Geometry::CentreCrop { resize, size, interpolation: Interpolation::Bicubic };
-            let ours = applied(&image, AugmentConfig { geometry, flip: 0.0, erase: 0.0, normalise });
+            let ours = applied(&image, AugmentConfig { geometry, flip: 0.0, photometric: Photometric::default(), erase: 0.0, normalise });
             assert_eq!(ours, floats(&tensors, name), "{photo} {name}");
         }
     }
@@ -146,7 +147,13 @@ fn flipped_and_normalised_crops_equal_torchvision() {
                 let part = region(&crop["box_tlhw"]);
                 let cut = resize(&image, part, part.size(), Interpolation::Bilinear).unwrap();
                 let geometry = Geometry::Resize { size: [out, out], interpolation: filter(name) };
-                let config = AugmentConfig { geometry, flip: 1.0, erase: 0.0, normalise: Normalisation::imagenet() };
+                let config = AugmentConfig {
+                    geometry,
+                    flip: 1.0,
+                    photometric: Photometric::default(),
+                    erase: 0.0,
+                    normalise: Normalisation::imagenet(),
+                };
                 assert_eq!(applied(&cut, config), floats(&tensors, &golden), "{photo} {golden}");
                 compared += 1;
             }

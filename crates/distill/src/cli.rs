@@ -1,14 +1,16 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fd_compute::Device;
 use fd_compute::simd::Level;
 use fd_distill::bench::{BenchOptions, Preset};
 use fd_distill::config::Source;
+use fd_distill::table;
 
-use crate::commands::TableOptions;
+use crate::commands::{RunOptions, SweepOptions, TableOptions};
 
 /// Feature distillation of vision transformers.
 #[derive(Debug, Parser)]
@@ -34,8 +36,16 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train teachers, distil them, evaluate before and after; writes a table and a figure
+    /// Distil teachers, evaluate before and after with controls; writes a table and figures
     Table(TableArgs),
+    /// Run a table at several points of its keys; writes a table, a figure and a verdict
+    Sweep(SweepArgs),
+    /// How the runs below a folder stand
+    Status {
+        /// The folder
+        #[arg(value_name = "DIR", default_value = "runs")]
+        folder: PathBuf,
+    },
     /// Compare our engine with a folder of golden vectors; exit code 1 when a case fails
     Parity {
         /// The folder
@@ -53,30 +63,87 @@ pub enum TablePreset {
     /// The code paths in seconds; its numbers mean nothing
     Smoke,
     /// The main table at the size of a laptop
-    Mini,
+    Main,
+    /// More images, a larger model, longer training: a night, or a GPU; needs data of yours
+    Small,
 }
 
-/// `distill table`.
+impl TablePreset {
+    fn source(self) -> Source {
+        let name = match self {
+            TablePreset::Smoke => "smoke",
+            TablePreset::Main => "main",
+            TablePreset::Small => "small",
+        };
+        table::embedded(name).expect("every preset is embedded")
+    }
+}
+
+/// What every command that runs stages takes.
 #[derive(Debug, Args)]
-pub struct TableArgs {
-    /// A configuration that comes with the binary
-    #[arg(long, value_enum, default_value = "mini", conflicts_with = "config")]
-    pub preset: TablePreset,
-    /// A configuration file instead
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+pub struct RunArgs {
     /// Seeds: a list a,b,c, or how many (N stands for 0 to N - 1); default: the configuration's
     #[arg(long, value_name = "N|A,B,…", value_parser = seeds)]
     pub seeds: Option<Seeds>,
     /// Override a key, such as distil.recipe.epochs=2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// The run directory; default: runs/ and the table's name
+    /// The run directory; default: runs/ and the configuration's name
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// A teacher of your own (safetensors with official names, the shape that `teacher` says) in place of the one the table trains
+    /// A folder of stages to share with other runs; default: in the run directory
+    #[arg(long, value_name = "DIR")]
+    pub stages: Option<PathBuf>,
+    /// Stages side by side, sharing the threads; default: as many as threads for small models, else 1. Results do not depend on it
+    #[arg(long, value_name = "N", value_parser = at_most::<256>)]
+    pub jobs: Option<usize>,
+    /// Seconds between two checkpoints of a stage
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub checkpoint_every: Duration,
+    /// Only say what would run, how long it takes, how much memory it needs and what is there already
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace what another configuration has left in the run directory
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl RunArgs {
+    fn options(&self, device: Device) -> RunOptions {
+        RunOptions {
+            sets: self.sets.clone(),
+            seeds: self.seeds.clone().map(|s| s.0),
+            out: self.out.clone(),
+            stages: self.stages.clone(),
+            jobs: self.jobs,
+            checkpoint_every: self.checkpoint_every,
+            dry_run: self.dry_run,
+            force: self.force,
+            device,
+        }
+    }
+}
+
+/// `distill table`.
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// A configuration that comes with the binary
+    #[arg(long, value_enum, default_value = "main", conflicts_with = "config")]
+    pub preset: TablePreset,
+    /// A configuration file instead
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunArgs,
+    /// A teacher of your own (safetensors with official names, of the shape that the first teacher's `model` says) as the only one
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
+    /// Train the teachers, too, where the binary has them; exit code 1 when other ones come out
+    #[arg(long)]
+    pub pretrain: bool,
+    /// Write the teachers in half precision, with a manifest, into a folder (how assets/teachers is made)
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    pub ship: Option<PathBuf>,
 }
 
 /// A list of seeds. (A plain `Vec` would be taken as an option that may be given several times.)
@@ -86,17 +153,26 @@ pub struct Seeds(Vec<u64>);
 impl TableArgs {
     /// What the command needs.
     pub fn options(&self, device: Device) -> TableOptions {
-        let config = match (&self.config, self.preset) {
-            (Some(path), _) => Source::File(path.clone()),
-            (None, TablePreset::Smoke) => {
-                Source::Embedded { name: "experiments/tables/smoke.toml", text: include_str!("../../../experiments/tables/smoke.toml") }
-            }
-            (None, TablePreset::Mini) => {
-                Source::Embedded { name: "experiments/tables/mini.toml", text: include_str!("../../../experiments/tables/mini.toml") }
-            }
-        };
-        let seeds = self.seeds.clone().map(|s| s.0);
-        TableOptions { config, sets: self.sets.clone(), seeds, out: self.out.clone(), teacher: self.teacher.clone(), device }
+        let config = self.config.clone().map_or_else(|| self.preset.source(), Source::File);
+        let (teacher, ship) = (self.teacher.clone(), self.ship.clone());
+        TableOptions { config, run: self.run.options(device), teacher, pretrain: self.pretrain, ship }
+    }
+}
+
+/// `distill sweep`.
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// The sweep: experiments/sweeps/*.toml
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl SweepArgs {
+    /// What the command needs.
+    pub fn options(&self, device: Device) -> SweepOptions {
+        SweepOptions { config: Source::File(self.file.clone()), run: self.run.options(device) }
     }
 }
 
@@ -134,6 +210,11 @@ impl FdStepArgs {
 /// A number in 1..=MAX.
 fn at_most<const MAX: usize>(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| (1..=MAX).contains(n)).ok_or_else(|| format!("expected a number from 1 to {MAX}"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).ok_or_else(|| "expected a number of seconds".into())
 }
 
 fn level(text: &str) -> Result<Level, String> {

@@ -1,5 +1,6 @@
 //! Configuration: one TOML file, overridden key by key with `--set a.b.c=value`, and refused in one line that names file, line and key.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -38,6 +39,37 @@ impl Source {
     }
 }
 
+/// A value in place of a configuration's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// Who says so, as errors begin: `--set`, or a file and its key.
+    pub by: String,
+    /// `key.path=value`.
+    pub set: String,
+}
+
+impl Override {
+    /// An override of the command line.
+    pub fn by_command_line(set: &str) -> Override {
+        Override { by: "--set".into(), set: set.into() }
+    }
+}
+
+impl fmt::Display for Override {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.by, self.set)
+    }
+}
+
+/// Reads a configuration with the command line's overrides: [`load_overridden`].
+///
+/// # Errors
+/// As [`load_overridden`].
+pub fn load<T: DeserializeOwned>(source: &Source, sets: &[String]) -> Result<(T, Table), Error> {
+    let overrides: Vec<Override> = sets.iter().map(|set| Override::by_command_line(set)).collect();
+    load_overridden(source, &overrides)
+}
+
 /// Reads a configuration, applies the overrides in order, and returns it with the resolved table that belongs into the run directory.
 ///
 /// `T` should refuse unknown fields. An override is `path=value`: the path's parts are joined by dots (a part that holds a dot stands
@@ -46,31 +78,31 @@ impl Source {
 ///
 /// # Errors
 /// One line each: an unreadable file, TOML that does not parse, an override that hits nothing, a value that does not fit `T`.
-pub fn load<T: DeserializeOwned>(source: &Source, sets: &[String]) -> Result<(T, Table), Error> {
+pub fn load_overridden<T: DeserializeOwned>(source: &Source, overrides: &[Override]) -> Result<(T, Table), Error> {
     let text = source.text()?;
     let refuse = |why: String| Error::Config { file: source.name().to_path_buf(), why: one_line(&why) };
     let original: Table = toml::from_str(&text).map_err(|e| refuse(format!("{}{}", line_of(&text, &e), e.message())))?;
     let mut table = original.clone();
-    for set in sets {
-        apply(&mut table, set).map_err(|why| refuse(format!("--set {set}: {why}")))?;
+    for o in overrides {
+        apply(&mut table, &o.set).map_err(|why| refuse(format!("{o}: {why}")))?;
     }
     match T::deserialize(table.clone()) {
         Ok(config) => Ok((config, table)),
-        Err(e) => Err(refuse(format!("{}{}", culprit::<T>(&text, original, sets), with_key(&e)))),
+        Err(e) => Err(refuse(format!("{}{}", culprit::<T>(&text, original, overrides), with_key(&e)))),
     }
 }
 
 /// The line of the file, or the override, that made `T` impossible.
-fn culprit<T: DeserializeOwned>(text: &str, original: Table, sets: &[String]) -> String {
+fn culprit<T: DeserializeOwned>(text: &str, original: Table, overrides: &[Override]) -> String {
     if let Err(e) = toml::from_str::<T>(text) {
         return line_of(text, &e);
     }
     let mut table = original;
-    let breaks = |set: &&String| apply(&mut table, set).is_ok() && T::deserialize(table.clone()).is_err();
-    sets.iter().find(breaks).map_or(String::new(), |set| format!("--set {set}: "))
+    let breaks = |o: &&Override| apply(&mut table, &o.set).is_ok() && T::deserialize(table.clone()).is_err();
+    overrides.iter().find(breaks).map_or(String::new(), |o| format!("{o}: "))
 }
 
-fn line_of(text: &str, e: &toml::de::Error) -> String {
+pub(crate) fn line_of(text: &str, e: &toml::de::Error) -> String {
     let before = e.span().and_then(|span| text.get(..span.start));
     before.map_or(String::new(), |before| format!("line {}: ", before.matches('\n').count() + 1))
 }
@@ -82,7 +114,7 @@ fn with_key(e: &toml::de::Error) -> String {
     key.map_or(e.message().to_string(), |key| format!("key `{key}`: {}", e.message()))
 }
 
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.split(|c: char| c.is_control()).map(str::trim).filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", ")
 }
 

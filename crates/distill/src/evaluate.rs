@@ -35,55 +35,81 @@ pub struct Outputs {
 /// A data set in its own order, unaugmented.
 pub fn in_order(source: &Arc<dyn Source>, view: Augment) -> Result<Loader, Error> {
     let batch = BATCH.min(source.len().max(1));
-    let config = LoaderConfig { batch, shuffle: false, drop_last: false, seed: 0, views: 1, prefetch: 4, workers: 1 };
+    let config = LoaderConfig { batch, shuffle: false, drop_last: false, seed: 0, prefetch: 4, workers: 1 };
     Ok(Loader::new(source.clone(), view, config)?)
 }
 
-/// One pass over the data set.
-pub fn outputs(vit: &Vit, params: &Params, output: Output, loader: &Loader, device: Device) -> Result<Outputs, Error> {
-    let mut plans: Vec<(usize, Plan, Act, Act, Arena)> = vec![];
-    let mut all = Outputs { values: vec![], width: 0, labels: vec![] };
+/// One pass over the data set: what is asked for, in that order.
+pub fn outputs<const N: usize>(
+    vit: &Vit,
+    params: &Params,
+    wanted: [Output; N],
+    loader: &Loader,
+    device: Device,
+) -> Result<[Outputs; N], Error> {
+    let mut plans: Vec<Inference<N>> = vec![];
+    let mut all = wanted.map(|_| Outputs { values: vec![], width: 0, labels: vec![] });
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
         let (n, shape) = (batch.len(), batch.shape);
-        if plans.iter().all(|p| p.0 != n) {
-            let (plan, images, out) = inference(vit, params, output, [n, shape[2], shape[3], shape[4]])?;
-            let arena = Arena::new(&plan, DType::F32);
-            plans.push((n, plan, images, out, arena));
+        if plans.iter().all(|p| p.batch != n) {
+            plans.push(Inference::new(vit, params, wanted, [n, shape[2], shape[3], shape[4]])?);
         }
-        let Some((_, plan, images, out, arena)) = plans.iter_mut().find(|p| p.0 == n) else { continue };
+        let Some(Inference { plan, images, out, arena, .. }) = plans.iter_mut().find(|p| p.batch == n) else { continue };
         arena.write::<f32>(*images, batch.view(0));
         let sets = [params];
         let mut cx = Cx { train: false, ..Cx::new(&device, &sets, arena, StepKey::default()) };
         plan.forward(&mut cx)?;
-        all.values.extend_from_slice(arena.value::<f32>(*out));
-        all.width = plan.shape(*out).cols();
-        all.labels.extend_from_slice(&batch.labels);
+        for (all, out) in all.iter_mut().zip(out) {
+            all.values.extend_from_slice(arena.value::<f32>(*out));
+            all.width = plan.shape(*out).cols();
+            all.labels.extend_from_slice(&batch.labels);
+        }
     }
     Ok(all)
 }
 
-fn inference(vit: &Vit, params: &Params, output: Output, images: [usize; 4]) -> Result<(Plan, Act, Act), Error> {
-    let mut p = Planner::new();
-    p.bind(params.layout());
-    let images = p.input(images);
-    let features = vit.plan(&mut p, images, Taps::default())?;
-    let skip = usize::from(vit.config().cls_token);
-    let out = match output {
-        Output::Logits => features.logits.ok_or_else(|| Error::Usage("this model has no classifier".into()))?,
-        Output::MeanPatches => p.pool(features.map(), Pooling::Mean { skip })?,
-        Output::Cls if skip == 1 => p.pool(features.map(), Pooling::Token(0))?,
-        Output::Cls => return Err(Error::Usage("this model has no CLS token".into())),
-    };
-    p.keep(out);
-    Ok((p.finish()?, images, out))
+/// A forward pass for batches of one size.
+struct Inference<const N: usize> {
+    batch: usize,
+    plan: Plan,
+    images: Act,
+    out: [Act; N],
+    arena: Arena,
+}
+
+impl<const N: usize> Inference<N> {
+    fn new(vit: &Vit, params: &Params, wanted: [Output; N], shape: [usize; 4]) -> Result<Self, Error> {
+        let mut p = Planner::new();
+        p.bind(params.layout());
+        let images = p.input(shape);
+        let features = vit.plan(&mut p, images, Taps::default())?;
+        let skip = usize::from(vit.config().cls_token);
+        let mut out = [images; N];
+        for (out, wanted) in out.iter_mut().zip(wanted) {
+            *out = match wanted {
+                Output::Logits => features.logits.ok_or_else(|| Error::Usage("this model has no classifier".into()))?,
+                Output::MeanPatches => p.pool(features.map(), Pooling::Mean { skip })?,
+                Output::Cls if skip == 1 => p.pool(features.map(), Pooling::Token(0))?,
+                Output::Cls => return Err(Error::Usage("this model has no CLS token".into())),
+            };
+            p.keep(*out);
+        }
+        let plan = p.finish()?;
+        Ok(Inference { batch: shape[0], arena: Arena::new(&plan, DType::F32), plan, images, out })
+    }
 }
 
 impl Outputs {
+    /// The class of the greatest logit of each row, the first of equals.
+    pub fn top(&self) -> Vec<u32> {
+        let top = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
+        self.values.chunks_exact(self.width).map(|row| top(row).unwrap_or(0) as u32).collect()
+    }
+
     /// Are these logits right? One answer a row.
     pub fn hits(&self) -> Vec<bool> {
-        let top = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
-        self.values.chunks_exact(self.width).zip(&self.labels).map(|(row, &label)| top(row) == Some(label as usize)).collect()
+        self.top().iter().zip(&self.labels).map(|(top, label)| top == label).collect()
     }
 
     /// Top-1 accuracy in percent.

@@ -1,4 +1,5 @@
-//! The command line: `distill`. Exit codes: 0; 1 when a check failed; 2 for a user's mistake, with one line on standard error.
+//! The command line: `distill`. Exit codes: 0; 1 when a check failed; 2 for a user's mistake, with one line on standard error;
+//! 130 and 143 after SIGINT and SIGTERM.
 
 mod cli;
 mod commands;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Parser;
 use fd_compute::simd;
+use fd_distill::{Error, interrupt};
 
 use cli::{Cli, Command};
 use commands::Outcome;
@@ -26,18 +28,27 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::CheckFailed) => ExitCode::from(1),
-        Err(e) => refuse(&format!("error: {e:#}")),
+        Err(e) => match e.downcast_ref() {
+            Some(Error::Interrupted { signal, .. }) => end(&format!("{e:#}"), signal.exit_code()),
+            _ => refuse(&format!("error: {e:#}")),
+        },
     }
 }
 
 fn refuse(message: &str) -> ExitCode {
+    end(message, 2)
+}
+
+/// Says why, in one line.
+fn end(message: &str, code: u8) -> ExitCode {
     let line: Vec<&str> = message.split(char::is_control).map(str::trim).filter(|s| !s.is_empty()).collect();
     let _ = writeln!(std::io::stderr(), "{}", line.join(" "));
-    ExitCode::from(2)
+    ExitCode::from(code)
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     log(cli.verbose);
+    interrupt::install().context("SIGINT and SIGTERM cannot be caught")?;
     cli.device.check()?;
     if let Some(level) = cli.simd
         && !simd::force(level)
@@ -58,6 +69,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
     let out = &mut commands::Output::new();
     match &cli.command {
         Command::Table(args) => commands::table(&args.options(cli.device), out),
+        Command::Sweep(args) => commands::sweep(&args.options(cli.device), out),
+        Command::Status { folder } => commands::status(folder, out),
         Command::Parity { folder } => commands::parity(folder, out),
         Command::Bench(cli::Bench::FdStep(args)) => commands::fd_step(&args.options(cli.device), out),
     }

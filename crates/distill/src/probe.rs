@@ -5,6 +5,7 @@
 use fd_compute::optim::{Lars, Rate};
 use fd_compute::{Arena, Bias, Cx, DType, Device, Grads, Layout, Params, Planner, StepKey, Stream};
 use rand::seq::SliceRandom;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -53,6 +54,73 @@ impl ProbeConfig {
             None => Ok(()),
         }
     }
+}
+
+/// Nearest neighbours, as DINO judges features: cosine similarity, votes weighted by exp(similarity / temperature).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Knn {
+    /// Neighbours that vote.
+    pub k: usize,
+    /// Temperature of the votes.
+    pub temperature: f64,
+}
+
+impl Knn {
+    /// Refuses impossible numbers; the message names the key.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.k == 0 {
+            return Err(Error::Usage("knn.k: must be at least 1".into()));
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return Err(Error::Usage(format!("knn.temperature: {} must be positive", self.temperature)));
+        }
+        Ok(())
+    }
+}
+
+/// Votes [test, classes] of every test row's nearest training rows.
+pub fn knn(config: &Knn, train: &Outputs, test: &Outputs, classes: usize) -> Outputs {
+    let (width, n) = (train.width, train.labels.len());
+    let (train_rows, test_rows) = (unit_rows(train), unit_rows(test));
+    let k = config.k.min(n);
+    let mut values = vec![0.0f32; test.labels.len() * classes];
+    let block = 64;
+    values.par_chunks_mut(block * classes).zip(test_rows.par_chunks(block * width)).for_each(|(votes, rows)| {
+        let mut order: Vec<(f32, u32)> = Vec::with_capacity(n);
+        for (votes, row) in votes.chunks_exact_mut(classes).zip(rows.chunks_exact(width)) {
+            order.clear();
+            order.extend(train_rows.chunks_exact(width).zip(0..).map(|(t, i)| (dot(t, row), i)));
+            // Ties go to the earlier row: the answer is one, whatever the selection's order.
+            let nearer = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+            order.select_nth_unstable_by(k - 1, nearer);
+            order[..k].sort_unstable_by(nearer);
+            for &(similarity, i) in &order[..k] {
+                votes[train.labels[i as usize] as usize] += (f64::from(similarity) / config.temperature).exp() as f32;
+            }
+        }
+    });
+    Outputs { values, width: classes, labels: test.labels.clone() }
+}
+
+/// Eight running sums, which the compiler keeps in one register; their order is fixed.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 8];
+    let (a8, a_rest) = a.as_chunks::<8>();
+    let (b8, b_rest) = b.as_chunks::<8>();
+    for (a, b) in a8.iter().zip(b8) {
+        (0..8).for_each(|i| sums[i] += a[i] * b[i]);
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+fn unit_rows(x: &Outputs) -> Vec<f32> {
+    let mut rows = x.values.clone();
+    for row in rows.chunks_exact_mut(x.width) {
+        let length = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
+        row.iter_mut().for_each(|v| *v /= length);
+    }
+    rows
 }
 
 /// Trains a probe on `train` and returns its logits on `test`.
@@ -106,7 +174,7 @@ pub fn probe(config: &ProbeConfig, train: &Outputs, test: &Outputs, classes: usi
         plan.forward(&mut cx)?;
         let value = cx.arena.scalar(loss);
         if !value.is_finite() {
-            return Err(Error::Diverged { stage: "probe".into(), step, loss: value });
+            return Err(Error::Usage(format!("probe: the loss is {value} at step {step}: lower probe.lr")));
         }
         grads.reset();
         plan.backward(&mut cx, &mut grads)?;
@@ -141,4 +209,32 @@ fn statistics(train: &Outputs) -> (Vec<f64>, Vec<f64>) {
         (0..width).for_each(|i| var[i] += (f64::from(row[i]) - mean[i]).powi(2) / n);
     }
     (mean, var.into_iter().map(|v| (v + EPS).sqrt().recip()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(values: &[f32], labels: &[u32]) -> Outputs {
+        Outputs { values: values.to_vec(), width: 2, labels: labels.to_vec() }
+    }
+
+    #[test]
+    fn neighbours_vote_by_direction_not_length() {
+        let train = rows(&[1.0, 0.0, 100.0, 100.0, 0.0, 0.1], &[0, 1, 2]);
+        let test = rows(&[5.0, 0.1, 0.0, 3.0, 1.0, 0.9], &[0, 2, 1]);
+        let one = knn(&Knn { k: 1, temperature: 0.07 }, &train, &test, 3);
+        assert_eq!(one.hits(), [true, true, true]);
+        // Three votes at a high temperature: nearly one each, the nearest still the most.
+        let all = knn(&Knn { k: 9, temperature: 10.0 }, &train, &test, 3);
+        assert!(all.values.iter().all(|v| (0.9..1.2).contains(v)), "{:?}", all.values);
+        assert_eq!(all.hits(), [true, true, true]);
+    }
+
+    #[test]
+    fn votes_by_hand() {
+        let train = rows(&[1.0, 0.0, 0.0, 1.0], &[1, 0]);
+        let votes = knn(&Knn { k: 2, temperature: 0.5 }, &train, &rows(&[3.0, 4.0], &[0]), 2).values;
+        assert!((votes[0] - (0.8f32 / 0.5).exp()).abs() < 1e-5 && (votes[1] - (0.6f32 / 0.5).exp()).abs() < 1e-5, "{votes:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! How far a run is: a bar with the time left for all of it on a terminal, plain lines every few seconds elsewhere.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -11,29 +12,32 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Time between redraws of the bars.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// Tells standard error how far a run is. Work is counted in units of the caller's choice; the time left follows from the units done.
+/// Tells standard error how far a run of several stages is, some of them side by side. Work is counted in units of the caller's choice;
+/// the time left follows from the units done.
 ///
 /// ```
 /// let mut progress = fd_distill::progress::Progress::silent();
-/// progress.stage("distil, seed 0", 100);
-/// progress.step(1, format_args!("loss {:.4}", 0.25));
-/// progress.done("loss 0.2000");
+/// progress.begin(0, "distil, seed 0", 100, 100.0);
+/// progress.step(0, 1, format_args!("loss {:.4}", 0.25));
+/// progress.done(0, "loss 0.2000");
 /// ```
 #[derive(Debug)]
 pub struct Progress {
     view: View,
     start: Instant,
-    shown: Option<Instant>,
     total: f64,
+    /// Units of the stages that are done.
     before: f64,
-    stage: Stage,
+    /// Units that were done when the stages under way were taken up.
+    resumed: f64,
+    stages: BTreeMap<usize, Stage>,
 }
 
 #[derive(Debug)]
 enum View {
     Silent,
     Lines(Lines),
-    Bars { _bars: MultiProgress, overall: ProgressBar, stage: ProgressBar },
+    Bars { bars: MultiProgress, overall: ProgressBar },
 }
 
 /// Plain lines go to standard error, or, in tests, into memory.
@@ -44,12 +48,20 @@ enum Lines {
     Memory(Vec<u8>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stage {
     name: String,
     steps: u64,
     units: f64,
     done: u64,
+    shown: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Stage {
+    fn units_done(&self) -> f64 {
+        if self.steps == 0 { 0.0 } else { self.units * (self.done as f64 / self.steps as f64).min(1.0) }
+    }
 }
 
 impl Progress {
@@ -65,62 +77,66 @@ impl Progress {
     }
 
     fn with(view: View, total: f64) -> Progress {
-        Progress { view, start: Instant::now(), shown: None, total, before: 0.0, stage: Stage::default() }
+        Progress { view, start: Instant::now(), total, before: 0.0, resumed: 0.0, stages: BTreeMap::new() }
     }
 
-    /// Begins a stage whose steps are one unit of work each.
-    pub fn stage(&mut self, name: &str, steps: u64) {
-        self.stage_of(name, steps, steps as f64);
+    /// Begins a stage of so many steps that is `units` of the run's work.
+    pub fn begin(&mut self, id: usize, name: &str, steps: u64, units: f64) {
+        let bar = if let View::Bars { bars, .. } = &self.view {
+            let style = ProgressStyle::with_template("{prefix}  {bar:30} {pos}/{len}  {msg}");
+            let bar = bars.add(ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+            bar.set_prefix(name.to_string());
+            Some(bar)
+        } else {
+            None
+        };
+        self.stages.insert(id, Stage { name: name.to_string(), steps, units, done: 0, shown: Instant::now(), bar });
     }
 
-    /// Begins a stage that is `units` of the run's work.
-    pub fn stage_of(&mut self, name: &str, steps: u64, units: f64) {
-        self.before += self.stage.units;
-        self.stage = Stage { name: name.to_string(), steps, units, done: 0 };
-        self.shown = Some(Instant::now());
-        if let View::Bars { overall, stage, .. } = &self.view {
-            stage.set_length(steps);
-            stage.set_position(0);
-            stage.set_prefix(name.to_string());
-            stage.set_message("");
-            overall.set_position(per_mille(self.fraction()));
+    /// So many steps were done by an earlier run: they say nothing about this one's speed.
+    pub fn resume(&mut self, id: usize, done: u64) {
+        if let Some(stage) = self.stages.get_mut(&id) {
+            stage.done = done;
+            self.resumed += stage.units_done();
         }
     }
 
-    /// `done` steps of the stage are behind; the message is formatted only when it is shown.
-    pub fn step(&mut self, done: u64, message: impl Display) {
-        self.stage.done = done;
+    /// `done` steps of a stage are behind; the message is formatted only when it is shown.
+    pub fn step(&mut self, id: usize, done: u64, message: impl Display) {
         let every = match self.view {
             View::Silent => return,
             View::Lines(_) => LINE_EVERY,
             View::Bars { .. } => DRAW_EVERY,
         };
-        if self.shown.is_some_and(|shown| shown.elapsed() < every) {
+        let Some(stage) = self.stages.get_mut(&id) else { return };
+        stage.done = done;
+        if stage.shown.elapsed() < every {
             return;
         }
-        self.shown = Some(Instant::now());
+        stage.shown = Instant::now();
+        let (steps, name, bar) = (stage.steps, stage.name.clone(), stage.bar.clone());
         let left = self.time_left();
-        if let View::Bars { overall, stage, .. } = &self.view {
-            stage.set_position(done);
-            stage.set_message(message.to_string());
+        if let (View::Bars { overall, .. }, Some(bar)) = (&self.view, bar) {
+            bar.set_position(done);
+            bar.set_message(message.to_string());
             overall.set_position(per_mille(self.fraction()));
             overall.set_message(left);
         } else {
-            let steps = self.stage.steps;
-            self.line(format_args!("step {done}/{steps}  {message}"), &left);
+            self.line(&name, format_args!("step {done}/{steps}  {message}"), &left);
         }
     }
 
-    /// Ends the stage; its summary stays visible.
-    pub fn done(&mut self, summary: impl Display) {
-        self.stage.done = self.stage.steps;
+    /// Ends a stage; its summary stays visible.
+    pub fn done(&mut self, id: usize, summary: impl Display) {
+        let Some(stage) = self.stages.remove(&id) else { return };
+        self.before += stage.units;
         let left = self.time_left();
         match &self.view {
             View::Silent => {}
-            View::Lines(_) => self.line(format_args!("{summary}"), &left),
-            View::Bars { overall, stage, .. } => {
-                stage.set_position(self.stage.steps);
-                overall.println(format!("{}: {summary}", self.stage.name));
+            View::Lines(_) => self.line(&stage.name, format_args!("{summary}"), &left),
+            View::Bars { overall, .. } => {
+                stage.bar.iter().for_each(ProgressBar::finish_and_clear);
+                overall.println(format!("{}: {summary}", stage.name));
                 overall.set_position(per_mille(self.fraction()));
                 overall.set_message(left);
             }
@@ -129,23 +145,23 @@ impl Progress {
 
     /// Share of the run that is done, in 0..=1.
     fn fraction(&self) -> f64 {
-        let stage = if self.stage.steps == 0 { 1.0 } else { self.stage.done as f64 / self.stage.steps as f64 };
-        let done = self.before + self.stage.units * stage.min(1.0);
+        let done = self.before + self.stages.values().map(Stage::units_done).sum::<f64>();
         if self.total > 0.0 { (done / self.total).clamp(0.0, 1.0) } else { 0.0 }
     }
 
     /// `3 min left`, extrapolated from the work so far; empty before there is any.
     fn time_left(&self) -> String {
         let fraction = self.fraction();
-        if fraction <= 0.0 {
+        let worked = fraction - if self.total > 0.0 { self.resumed / self.total } else { 0.0 };
+        if worked <= 1e-3 {
             return String::new();
         }
-        format!("{} left", duration(self.start.elapsed().as_secs_f64() * (1.0 - fraction) / fraction))
+        format!("{} left", duration(self.start.elapsed().as_secs_f64() * (1.0 - fraction) / worked))
     }
 
-    fn line(&mut self, text: std::fmt::Arguments<'_>, left: &str) {
+    fn line(&mut self, name: &str, text: std::fmt::Arguments<'_>, left: &str) {
         let percent = (self.fraction() * 100.0).floor();
-        let (comma, name) = (if left.is_empty() { "" } else { ", " }, &self.stage.name);
+        let comma = if left.is_empty() { "" } else { ", " };
         let line = format!("[{percent:3.0} %{comma}{left}] {name}: {text}\n");
         // A standard error that is gone is no reason to stop.
         match &mut self.view {
@@ -159,19 +175,18 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let View::Bars { overall, stage, .. } = &self.view {
-            stage.finish_and_clear();
+        if let View::Bars { overall, .. } = &self.view {
+            self.stages.values().flat_map(|s| &s.bar).for_each(ProgressBar::finish_and_clear);
             overall.finish_and_clear();
         }
     }
 }
 
 fn bars() -> View {
-    let style = |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("all  {bar:30} {percent} %  {elapsed} elapsed, {msg}");
     let bars = MultiProgress::new();
-    let stage = bars.add(ProgressBar::new(0).with_style(style("{prefix}  {bar:30} {pos}/{len}  {msg}")));
-    let overall = bars.add(ProgressBar::new(1000).with_style(style("all  {bar:30} {percent} %  {elapsed} elapsed, {msg}")));
-    View::Bars { _bars: bars, overall, stage }
+    let overall = bars.add(ProgressBar::new(1000).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+    View::Bars { bars, overall }
 }
 
 fn per_mille(fraction: f64) -> u64 {
@@ -179,7 +194,7 @@ fn per_mille(fraction: f64) -> u64 {
 }
 
 /// Seconds in words: `42 s`, `3 min 05 s`, `2 h 10 min`.
-pub(crate) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let s = if seconds.is_finite() { seconds.max(0.0).round() as u64 } else { 0 };
     match s {
         0..60 => format!("{s} s"),
@@ -195,14 +210,15 @@ mod tests {
     #[test]
     fn lines_come_at_stage_ends_and_not_at_every_step() {
         let mut progress = Progress::with(View::Lines(Lines::Memory(vec![])), 40.0);
-        progress.stage("one", 10);
-        (1..=10).for_each(|n| progress.step(n, "quiet"));
-        progress.done("loss 0.5");
-        progress.stage_of("two", 5, 30.0);
-        progress.shown = None;
-        progress.step(1, format_args!("loss {:.1}", 0.25));
-        progress.step(2, "quiet");
-        progress.done("accuracy 81.0 %");
+        progress.begin(0, "one", 10, 10.0);
+        progress.begin(7, "two", 5, 30.0);
+        (1..=10).for_each(|n| progress.step(0, n, "quiet"));
+        progress.done(0, "loss 0.5");
+        let earlier = Instant::now().checked_sub(LINE_EVERY).expect("a clock that has run for seconds");
+        progress.stages.get_mut(&7).unwrap().shown = earlier;
+        progress.step(7, 1, format_args!("loss {:.1}", 0.25));
+        progress.step(7, 2, "quiet");
+        progress.done(7, "accuracy 81.0 %");
         let View::Lines(Lines::Memory(out)) = &progress.view else { unreachable!() };
         let text = String::from_utf8(out.clone()).unwrap();
         let expected =
@@ -213,16 +229,26 @@ mod tests {
     #[test]
     fn odd_counts_do_not_break_it() {
         let mut progress = Progress::silent();
-        progress.stage("empty", 0);
-        progress.step(7, "past the end");
-        progress.done("");
+        progress.begin(0, "empty", 0, 0.0);
+        progress.step(0, 7, "past the end");
+        progress.step(1, 7, "never begun");
+        progress.done(0, "");
+        progress.done(0, "twice");
         assert_eq!(progress.fraction(), 0.0);
         assert_eq!(progress.time_left(), "");
         let mut progress = Progress::with(bars(), 1.0);
-        progress.stage("more than announced", 3);
-        progress.step(9, "");
-        progress.done("fine");
+        progress.begin(0, "more than announced", 3, 1.0);
+        progress.step(0, 9, "");
+        progress.done(0, "fine");
         assert_eq!(progress.fraction(), 1.0);
+    }
+
+    #[test]
+    fn what_an_earlier_run_did_does_not_count_as_speed() {
+        let mut progress = Progress::with(View::Lines(Lines::Memory(vec![])), 100.0);
+        progress.begin(0, "half done", 10, 100.0);
+        progress.resume(0, 5);
+        assert_eq!((progress.fraction(), progress.time_left().as_str()), (0.5, ""));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What a configuration says about a stage: views of the images, the optimiser's numbers. Nothing here has a hidden default.
 
-use fd_data::{Augment, AugmentConfig, Geometry, Interpolation, MixConfig};
+use fd_data::{Augment, AugmentConfig, Geometry, Interpolation, MixConfig, Photometric};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// How training images are augmented: crop, flip, erase.
+/// How training images are augmented: crop, flip, photometric changes, erase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Views {
@@ -19,6 +19,9 @@ pub struct Views {
     pub flip: f64,
     /// Probability of random erasing.
     pub erase: f64,
+    /// Colour jitter, grayscale, blur, solarisation; nothing if not stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub photometric: Option<Photometric>,
 }
 
 /// Mean and standard deviation of the images' channels, on a scale of 0 to 1.
@@ -41,18 +44,21 @@ impl Views {
         } else {
             Geometry::RandomResizedCrop { size, scale: self.crop_scale, ratio: self.crop_ratio, interpolation }
         };
-        build(geometry, self.flip, self.erase, normalise)
+        build(geometry, self, normalise)
     }
 }
 
 /// The evaluation's view: the whole image at `size`, with the same normalisation as in training (the official code's differs).
 pub fn plain_view(size: (usize, usize), normalise: &Normalise) -> Result<Augment, Error> {
-    build(Geometry::Resize { size: [size.0, size.1], interpolation: Interpolation::Bicubic }, 0.0, 0.0, normalise)
+    let interpolation = Interpolation::Bicubic;
+    let plain = Views { crop_scale: [1.0; 2], crop_ratio: [1.0; 2], interpolation, flip: 0.0, erase: 0.0, photometric: None };
+    build(Geometry::Resize { size: [size.0, size.1], interpolation }, &plain, normalise)
 }
 
-fn build(geometry: Geometry, flip: f64, erase: f64, normalise: &Normalise) -> Result<Augment, Error> {
+fn build(geometry: Geometry, views: &Views, normalise: &Normalise) -> Result<Augment, Error> {
     let normalise = fd_data::Normalisation { mean: normalise.mean.clone(), std: normalise.std.clone() };
-    Ok(Augment::new(AugmentConfig { geometry, flip, erase, normalise })?)
+    let photometric = views.photometric.clone().unwrap_or_default();
+    Ok(Augment::new(AugmentConfig { geometry, flip: views.flip, erase: views.erase, photometric, normalise })?)
 }
 
 /// The optimiser's numbers and its length: AdamW, cosine with linear warm-up.
@@ -81,6 +87,8 @@ pub struct Recipe {
     pub betas: [f64; 2],
     /// Largest norm of a step's gradient; 0: no clipping.
     pub clip_grad: f64,
+    /// Steps of the stage that may be skipped because loss or gradient is not finite; one more stops it.
+    pub skip_nonfinite: usize,
 }
 
 impl Recipe {

@@ -1,5 +1,7 @@
 //! The run directory: resolved configuration, where and how it ran, metrics, results; every file is there whole or not at all.
 
+mod claim;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -9,11 +11,17 @@ use fd_compute::Device;
 use serde::Serialize;
 
 use crate::Error;
+use crate::lock::RunLock;
+
+/// The resolved configuration's file.
+const CONFIG: &str = "config.toml";
 
 /// A directory that is known to be writable.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// Of a directory that was claimed.
+    lock: Option<RunLock>,
 }
 
 /// What `meta.json` says beside what the process knows of itself.
@@ -36,36 +44,18 @@ struct MetaFile<'a> {
     seeds: &'a [u64],
 }
 
-/// One line of `metrics.csv`; what does not apply stays empty.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Metrics<'a> {
-    /// What is being trained or evaluated.
-    pub stage: &'a str,
-    /// Its seed.
-    pub seed: u64,
-    /// Optimiser steps done.
-    pub step: usize,
-    /// Epochs done.
-    pub epoch: f64,
-    /// Loss.
-    pub loss: Option<f64>,
-    /// Learning rate.
-    pub lr: Option<f64>,
-    /// Norm of the gradient before clipping.
-    pub grad_norm: Option<f64>,
-    /// Throughput.
-    pub images_per_second: Option<f64>,
-    /// Top-1 accuracy, in percent.
-    pub accuracy: Option<f64>,
-}
-
 impl RunDir {
     /// Makes the directory, its parents too, and proves at once that files can be written there.
     ///
     /// # Errors
     /// [`Error::File`] when it cannot be made or written; nothing is left behind then.
     pub fn create(path: impl Into<PathBuf>) -> Result<RunDir, Error> {
-        let run = RunDir { path: path.into() };
+        Ok(RunDir::make(path.into())?.0)
+    }
+
+    /// As [`RunDir::create`]; also which directories are new, innermost first.
+    fn make(path: PathBuf) -> Result<(RunDir, Vec<PathBuf>), Error> {
+        let run = RunDir { path, lock: None };
         if run.path.is_file() {
             return Err(Error::File { path: run.path, why: "is a file, expected a directory".into() });
         }
@@ -74,11 +64,13 @@ impl RunDir {
         let made = fs::create_dir_all(&run.path)
             .map_err(|e| Error::File { path: run.path.clone(), why: format!("cannot make the run directory: {e}") })
             .and_then(|()| run.probe());
-        if made.is_err() {
-            // Innermost first; a directory that is not empty, or never came to be, stays as it is.
-            missing.iter().for_each(|new| _ = fs::remove_dir(new));
+        match made {
+            Ok(()) => Ok((run, missing)),
+            Err(e) => {
+                remove_made(&missing);
+                Err(e)
+            }
         }
-        made.map(|()| run)
     }
 
     fn probe(&self) -> Result<(), Error> {
@@ -112,13 +104,30 @@ impl RunDir {
         write_atomically(&self.file(name), |file| file.write_all(bytes))
     }
 
+    /// Gives a file that lies elsewhere a second name here: a hard link, or a copy where the file system has none.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn link(&self, name: impl AsRef<Path>, source: &Path) -> Result<(), Error> {
+        let path = self.file(name);
+        let refuse = |e: std::io::Error| Error::File { path: path.clone(), why: format!("cannot be written: {e}") };
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(refuse)?;
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        let _ = fs::remove_file(&temporary);
+        let copied = fs::hard_link(source, &temporary).or_else(|_| fs::copy(source, &temporary).map(drop));
+        copied.and_then(|()| fs::rename(&temporary, &path)).map_err(refuse)?;
+        // Renaming onto another name of the same file leaves both.
+        let _ = fs::remove_file(&temporary);
+        Ok(())
+    }
+
     /// Writes `config.toml`, the resolved configuration.
     ///
     /// # Errors
     /// [`Error::File`].
     pub fn write_config(&self, resolved: &toml::Table) -> Result<(), Error> {
-        let refuse = |e: toml::ser::Error| Error::File { path: self.file("config.toml"), why: e.to_string() };
-        self.write("config.toml", toml::to_string(resolved).map_err(refuse)?.as_bytes())
+        let refuse = |e: toml::ser::Error| Error::File { path: self.file(CONFIG), why: e.to_string() };
+        self.write(CONFIG, toml::to_string(resolved).map_err(refuse)?.as_bytes())
     }
 
     /// Writes `meta.json`: version, git revision of the current directory where there is one, command line, device, SIMD level,
@@ -141,35 +150,11 @@ impl RunDir {
         text.push('\n');
         self.write("meta.json", text.as_bytes())
     }
-
-    /// Starts `metrics.csv` anew.
-    ///
-    /// # Errors
-    /// [`Error::File`].
-    pub fn metrics(&self) -> Result<MetricsWriter, Error> {
-        let path = self.file("metrics.csv");
-        let file = File::create(&path).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
-        Ok(MetricsWriter { csv: csv::Writer::from_writer(file), path })
-    }
 }
 
-/// Writes `metrics.csv`, flushed line by line.
-#[derive(Debug)]
-pub struct MetricsWriter {
-    csv: csv::Writer<File>,
-    path: PathBuf,
-}
-
-impl MetricsWriter {
-    /// Appends a line.
-    ///
-    /// # Errors
-    /// [`Error::File`].
-    pub fn row(&mut self, metrics: &Metrics<'_>) -> Result<(), Error> {
-        let written = self.csv.serialize(metrics).map_err(|e| e.to_string());
-        let flushed = written.and_then(|()| self.csv.flush().map_err(|e| e.to_string()));
-        flushed.map_err(|why| Error::File { path: self.path.clone(), why })
-    }
+/// Removes directories that were made in vain, innermost first; one that is not empty, or never came to be, stays as it is.
+fn remove_made(directories: &[PathBuf]) {
+    directories.iter().for_each(|new| _ = fs::remove_dir(new));
 }
 
 /// Writes a file under a temporary name beside it, syncs and renames it; parent folders are made.
@@ -196,7 +181,7 @@ pub(crate) fn write_atomically(path: &Path, contents: impl FnOnce(&mut File) -> 
 }
 
 /// Commit checked out in the current directory, `-dirty` after it when files differ; none without git or a repository.
-fn git_revision() -> Option<String> {
+pub fn git_revision() -> Option<String> {
     let mut git = Command::new("git");
     git.args(["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]).stdin(Stdio::null()).stderr(Stdio::null());
     let output = git.output().ok().filter(|o| o.status.success())?;
@@ -239,20 +224,6 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_on_disk_line_by_line() {
-        let root = scratch("metrics");
-        let run = RunDir::create(&root).unwrap();
-        let mut metrics = run.metrics().unwrap();
-        metrics.row(&Metrics { stage: "distil, seed", step: 5, loss: Some(1e-5), lr: Some(0.5), ..Metrics::default() }).unwrap();
-        let text = fs::read_to_string(run.file("metrics.csv")).unwrap();
-        let expected = "stage,seed,step,epoch,loss,lr,grad_norm,images_per_second,accuracy\n\"distil, seed\",0,5,0.0,0.00001,0.5,,,\n";
-        assert_eq!(text, expected);
-        metrics.row(&Metrics { stage: "probe", accuracy: Some(81.25), ..Metrics::default() }).unwrap();
-        assert!(fs::read_to_string(run.file("metrics.csv")).unwrap().ends_with("\nprobe,0,0,0.0,,,,,81.25\n"));
-        fs::remove_dir_all(root).unwrap();
-    }
-
-    #[test]
     fn what_cannot_be_written_is_refused_at_once() {
         let root = scratch("refused");
         fs::create_dir_all(&root).unwrap();
@@ -268,6 +239,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "not a name inside a run directory")]
     fn names_stay_inside() {
-        RunDir { path: "x".into() }.file("../y");
+        RunDir { path: "x".into(), lock: None }.file("../y");
     }
 }

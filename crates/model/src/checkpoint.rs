@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fd_compute::Params;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use half::f16;
+use safetensors::tensor::{Dtype, SafeTensors, TensorInfo};
+use serde::Serialize;
 
 use crate::ModelError;
 
@@ -28,23 +30,47 @@ pub struct Checkpoint {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// What stands before the tensors in a safetensors file. The library's own writer keeps the metadata in the order of a hash map, which
+/// is another in every process.
+#[derive(Serialize)]
+struct Header<'a> {
+    #[serde(rename = "__metadata__", skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: &'a BTreeMap<String, String>,
+    #[serde(flatten)]
+    tensors: BTreeMap<&'a str, TensorInfo>,
+}
+
 impl Checkpoint {
     /// Reads a safetensors file; f64, f32, f16 and bf16 become f32.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] when it cannot be read, otherwise those of [`Checkpoint::from_bytes`].
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         let source = path.display().to_string();
-        let fail = |why: String| ModelError::File { file: source.clone(), why };
-        let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| fail(format!("not a valid safetensors file: {e}")))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(format!("not a valid safetensors file: {e}")))?;
+        match std::fs::read(path) {
+            Ok(bytes) => Self::from_bytes(&source, &bytes),
+            Err(e) => Err(ModelError::File { file: source, why: format!("cannot be read: {e}") }),
+        }
+    }
+
+    /// Parses the bytes of a safetensors file; `source` is what errors call it.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] for bytes that are no such file, [`ModelError::DType`] for a tensor that does not hold floats.
+    pub fn from_bytes(source: &str, bytes: &[u8]) -> Result<Self, ModelError> {
+        let source = source.to_string();
+        let fail = |why: String| ModelError::File { file: source.clone(), why: format!("not a valid safetensors file: {why}") };
+        let (length, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
         let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let body = &bytes[size_of::<u64>() + length..];
         let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            let data = floats(&view).ok_or_else(|| ModelError::DType {
-                file: source.clone(),
-                tensor: name.to_string(),
-                found: format!("{:?}", view.dtype()),
-            })?;
-            tensors.insert(name.to_string(), Tensor { shape: view.shape().to_vec(), data });
+        for (name, info) in header.tensors() {
+            let (start, end) = info.data_offsets;
+            let data = body.get(start..end).ok_or_else(|| fail(format!("tensor `{name}` lies beyond its end")))?;
+            let Some(data) = floats(info.dtype, data) else {
+                return Err(ModelError::DType { file: source, tensor: name, found: format!("{:?}", info.dtype) });
+            };
+            tensors.insert(name, Tensor { shape: info.shape.clone(), data });
         }
         Ok(Checkpoint { source, tensors, metadata })
     }
@@ -58,36 +84,67 @@ impl Checkpoint {
         Checkpoint { source: "memory".into(), tensors, metadata: BTreeMap::new() }
     }
 
-    /// Serialises to the bytes of a safetensors file, the same for the same tensors.
+    /// Serialises to the bytes of a safetensors file in f32: equal tensors and metadata give equal bytes, in every process.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] for a tensor whose values do not fill its shape, or whose name the format reserves.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ModelError> {
-        let fail = |why: String| ModelError::File { file: self.source.clone(), why };
-        let bytes: Vec<(&String, &Tensor, Vec<u8>)> =
-            self.tensors.iter().map(|(n, t)| (n, t, t.data.iter().flat_map(|v| v.to_le_bytes()).collect())).collect();
-        let mut views = vec![];
-        for (name, tensor, data) in &bytes {
-            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), data).map_err(|e| fail(format!("{name}: {e}")))?;
-            views.push((name.as_str(), view));
-        }
-        let metadata = (!self.metadata.is_empty()).then(|| self.metadata.clone().into_iter().collect());
-        safetensors::serialize(views, metadata).map_err(|e| fail(e.to_string()))
+        self.encode(&self.source, Dtype::F32)
     }
 
-    /// Writes a safetensors file: to a temporary name beside it, synced, then renamed, so that a file of this name is always whole.
+    /// Writes a safetensors file in f32: to a temporary name beside it, synced, then renamed, so that a file of this name is always
+    /// whole.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] when it cannot be written, and those of [`Checkpoint::to_bytes`]. An older file of that name is untouched.
     pub fn write(&self, path: &Path) -> Result<(), ModelError> {
-        let fail = |e: std::io::Error| ModelError::File { file: path.display().to_string(), why: format!("cannot be written: {e}") };
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let bytes = self.to_bytes()?;
-        let write = || -> std::io::Result<()> {
-            let mut file = std::fs::File::create(&temporary)?;
-            std::io::Write::write_all(&mut file, &bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, path)
-        };
-        write().map_err(|e| {
-            let _ = std::fs::remove_file(&temporary);
-            fail(e)
-        })
+        write(path, &self.encode(&path.display().to_string(), Dtype::F32)?)
+    }
+
+    /// As [`Checkpoint::to_bytes`], but in f16, rounded to nearest, ties to even: half the size, for weights that are passed on.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::to_bytes`], and [`ModelError::Range`] for a value that is not finite or rounds to more than f16's 65504.
+    pub fn to_f16_bytes(&self) -> Result<Vec<u8>, ModelError> {
+        self.encode(&self.source, Dtype::F16)
+    }
+
+    /// As [`Checkpoint::write`], but in f16, rounded to nearest, ties to even: half the size, for weights that are passed on.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::write`], and [`ModelError::Range`] for a value that is not finite or rounds to more than f16's 65504.
+    pub fn write_f16(&self, path: &Path) -> Result<(), ModelError> {
+        write(path, &self.encode(&path.display().to_string(), Dtype::F16)?)
+    }
+
+    /// The bytes of the file that errors call `file`; `dtype` is F32 or F16.
+    fn encode(&self, file: &str, dtype: Dtype) -> Result<Vec<u8>, ModelError> {
+        let fail = |why: String| ModelError::File { file: file.to_string(), why };
+        let (mut header, mut body) = (Header { metadata: &self.metadata, tensors: BTreeMap::new() }, vec![]);
+        for (name, tensor) in &self.tensors {
+            if name == "__metadata__" {
+                return Err(fail("the name `__metadata__` is not for tensors".into()));
+            }
+            if tensor.shape.iter().product::<usize>() != tensor.data.len() {
+                return Err(fail(format!("tensor `{name}` of shape {:?} holds {} values", tensor.shape, tensor.data.len())));
+            }
+            let start = body.len();
+            match dtype {
+                Dtype::F16 => {
+                    let range = |value| ModelError::Range { file: file.to_string(), tensor: name.clone(), value };
+                    let halves = tensor.data.iter().map(|&v| Some(f16::from_f32(v)).filter(|h| h.is_finite()).ok_or(v));
+                    let halves: Vec<f16> = halves.collect::<Result<_, f32>>().map_err(range)?;
+                    body.extend(halves.iter().flat_map(|h| h.to_le_bytes()));
+                }
+                _ => body.extend(tensor.data.iter().flat_map(|v| v.to_le_bytes())),
+            }
+            let info = TensorInfo { dtype, shape: tensor.shape.clone(), data_offsets: (start, body.len()) };
+            header.tensors.insert(name, info);
+        }
+        let mut header = serde_json::to_vec(&header).map_err(|e| fail(e.to_string()))?;
+        // The format wants the tensors at a multiple of eight bytes.
+        header.resize(header.len().next_multiple_of(8), b' ');
+        Ok([&(header.len() as u64).to_le_bytes()[..], &header, &body].concat())
     }
 
     /// Loads every parameter whose name starts with `prefix`. Strict: nothing may be missing, left over or of another shape, and then
@@ -130,14 +187,28 @@ impl Checkpoint {
 }
 
 /// Any float type as f32; none for other types.
-fn floats(view: &TensorView) -> Option<Vec<f32>> {
-    let data = view.data();
+fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let read = |size: usize, f: &dyn Fn(&[u8]) -> f32| Some(data.chunks_exact(size).map(f).collect());
-    match view.dtype() {
+    match dtype {
         Dtype::F32 => read(4, &|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
         Dtype::F64 => read(8, &|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32),
-        Dtype::F16 => read(2, &|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()),
+        Dtype::F16 => read(2, &|b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
         Dtype::BF16 => read(2, &|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()),
         _ => None,
     }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&temporary)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&temporary);
+        ModelError::File { file: path.display().to_string(), why: format!("cannot be written: {e}") }
+    })
 }

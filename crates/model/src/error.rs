@@ -50,6 +50,16 @@ pub enum ModelError {
         /// The type in the file.
         found: String,
     },
+    /// A value that the file's type cannot hold.
+    #[error("{file}: tensor `{tensor}` holds {value}, which f16 cannot: it ends at 65504")]
+    Range {
+        /// The file that was to be written.
+        file: String,
+        /// The tensor's name.
+        tensor: String,
+        /// The value.
+        value: f32,
+    },
     /// The file is no checkpoint at all.
     #[error("{file}: {why}")]
     File {

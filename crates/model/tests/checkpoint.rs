@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use fd_compute::{DType, Layout, Params};
-use fd_model::{Activation, Checkpoint, Head, Init, ModelError, Position, QkvBias, Vit, VitConfig, initialise};
+use fd_model::{Activation, Checkpoint, Head, Init, ModelError, Position, QkvBias, Tensor, Vit, VitConfig, initialise};
+use safetensors::{Dtype, SafeTensors};
 
 fn config(position: Position) -> VitConfig {
     VitConfig {
@@ -52,6 +53,98 @@ fn written_and_read_back() {
     read.load(&mut to, "encoder.").expect("the same model");
     assert_eq!(Checkpoint::of(&to, "encoder.").to_bytes().expect("bytes"), Checkpoint::of(&from, "encoder.").to_bytes().expect("bytes"));
     std::fs::remove_file(path).expect("removed");
+}
+
+/// Two tensors and twenty lines of metadata, put in from either end.
+fn small(reversed: bool) -> Checkpoint {
+    let mut lines: Vec<(String, String)> = (0..20).map(|i| (format!("key {i:02}"), format!("\"{i}\"\n"))).collect();
+    if reversed {
+        lines.reverse();
+    }
+    let of = |shape: &[usize], data: &[f32]| Tensor { shape: shape.to_vec(), data: data.to_vec() };
+    let tensors = [("b".to_string(), of(&[2, 1], &[1.0, -0.5])), ("A".to_string(), of(&[], &[3.0]))];
+    Checkpoint { source: "test".into(), tensors: tensors.into(), metadata: lines.into_iter().collect() }
+}
+
+#[test]
+fn equal_contents_are_equal_bytes() {
+    let (mut one, bytes) = (small(false), small(false).to_bytes().expect("bytes"));
+    for i in 0..20 {
+        assert!(bytes == small(i % 2 == 0).to_bytes().expect("bytes"), "attempt {i}");
+    }
+    let again = Checkpoint::from_bytes("test", &bytes).expect("parsed");
+    assert_eq!(again, one);
+    // By hand, so that it holds from one process to the next, and for every reader of the format.
+    one.metadata.retain(|key, _| key.as_str() < "key 02");
+    let header = r#"{"__metadata__":{"key 00":"\"0\"\n","key 01":"\"1\"\n"},"A":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"#
+        .to_string()
+        + r#""b":{"dtype":"F32","shape":[2,1],"data_offsets":[4,12]}}"#;
+    let padded = header.len().next_multiple_of(8);
+    let mut expected = (padded as u64).to_le_bytes().to_vec();
+    expected.extend(format!("{header:padded$}").bytes());
+    expected.extend([0, 0, 0x40, 0x40, 0, 0, 0x80, 0x3f, 0, 0, 0, 0xbf]);
+    assert_eq!(one.to_bytes().expect("bytes"), expected);
+    assert!(SafeTensors::deserialize(&expected).is_ok());
+    one.metadata.clear();
+    assert!(!String::from_utf8_lossy(&one.to_bytes().expect("bytes")).contains("__metadata__"));
+}
+
+#[test]
+fn half_precision_is_rounded_to_even_and_refused_beyond_its_range() {
+    let (path, step) = (file("half"), 2f32.powi(-11));
+    let values = [1.0, -0.0, 1.0 / 3.0, 1.0 + step, 1.0 + 3.0 * step, 65504.0, -65519.996, 2f32.powi(-24), 2f32.powi(-25)];
+    let bits = [0x3c00u16, 0x8000, 0x3555, 0x3c00, 0x3c02, 0x7bff, 0xfbff, 0x0001, 0x0000];
+    let mut checkpoint = small(false);
+    checkpoint.tensors.insert("b".into(), Tensor { shape: vec![9], data: values.into() });
+    checkpoint.write_f16(&path).expect("written");
+    let bytes = std::fs::read(&path).expect("a file");
+    let parsed = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let b = parsed.tensor("b").expect("there");
+    assert_eq!((b.dtype(), b.shape()), (Dtype::F16, &[9][..]));
+    assert_eq!(b.data(), bits.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+    let read = Checkpoint::read(&path).expect("read");
+    assert_eq!(read.tensors["b"].data[5..8], [65504.0, -65504.0, 2f32.powi(-24)]);
+    assert_eq!(read.metadata, checkpoint.metadata);
+    for wrong in [65520.0, -1e30, f32::INFINITY, f32::NAN] {
+        checkpoint.tensors.get_mut("b").expect("there").data[3] = wrong;
+        let error = checkpoint.write_f16(&path).expect_err("a refusal");
+        assert!(
+            matches!(&error, ModelError::Range { tensor, value, .. } if tensor == "b" && value.to_bits() == wrong.to_bits()),
+            "{error}"
+        );
+        assert!(error.to_string().starts_with(&format!("{}: tensor `b` holds ", path.display())), "{error}");
+    }
+    assert_eq!(std::fs::read(&path).expect("still there"), bytes, "a refused write changes nothing");
+    std::fs::remove_file(path).expect("removed");
+}
+
+#[test]
+fn impossible_tensors_are_not_written() {
+    let refused = |name: &str, shape: &[usize]| {
+        let mut checkpoint = small(false);
+        checkpoint.tensors.insert(name.into(), Tensor { shape: shape.to_vec(), data: vec![0.0; 6] });
+        checkpoint.to_bytes().expect_err("a refusal").to_string()
+    };
+    assert_eq!(refused("c", &[2, 4]), "test: tensor `c` of shape [2, 4] holds 6 values");
+    assert_eq!(refused("__metadata__", &[6]), "test: the name `__metadata__` is not for tensors");
+}
+
+/// Every prefix is refused; a flipped byte is refused, or at least read without a panic where it only changes a value.
+#[test]
+fn no_bytes_make_the_reader_panic() {
+    let bytes = small(false).to_bytes().expect("bytes");
+    for length in 0..bytes.len() {
+        let error = Checkpoint::from_bytes("cut", &bytes[..length]).expect_err("a prefix").to_string();
+        assert!(error.starts_with("cut: not a valid safetensors file: "), "{error}");
+    }
+    for at in 0..bytes.len() {
+        for mask in [0x01, 0x04, 0x80, 0xff] {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= mask;
+            let read = Checkpoint::from_bytes("flipped", &flipped);
+            assert!(read.is_err() || read.is_ok_and(|c| c != Checkpoint { source: "flipped".into(), ..small(false) }), "byte {at}");
+        }
+    }
 }
 
 #[test]

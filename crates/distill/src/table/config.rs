@@ -1,14 +1,17 @@
-//! What a table is made of: data, models, the recipe of every stage.
+//! What a table is made of: data, teachers, the recipe of every stage, the columns.
+
+use std::path::PathBuf;
 
 use fd_data::DataSpec;
 use fd_model::{Init, VitConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::Objective;
+use super::result::Certainty;
 use crate::distillation::{Engine, Projector};
-use crate::probe::ProbeConfig;
+use crate::pretrain::Pretrain;
+use crate::probe::{Knn, ProbeConfig};
 use crate::recipe::{Normalise, Recipe, Supervised, Views};
+use crate::{Error, Objective, Target};
 
 /// A table's configuration: `experiments/tables/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,25 +19,36 @@ use crate::recipe::{Normalise, Recipe, Supervised, Views};
 pub struct TableConfig {
     /// Its name; results go to `runs/<name>/`.
     pub name: String,
-    /// One run of everything for each.
+    /// Distillation, fine-tuning, probes and subsets of labels are repeated for each.
     pub seeds: Vec<u64>,
-    /// Images.
-    pub data: Data,
-    /// The teacher's architecture.
-    pub teacher: VitConfig,
-    /// The student's architecture.
-    pub student: VitConfig,
     /// How models start.
     pub init: Init,
-    /// Training of the supervised teacher.
-    pub pretrain: Supervised,
+    /// What is measured, in order: names of fine-tunings, [`PROBE_CLS`], [`PROBE_AVG`], [`KNN`]. The first is the main one.
+    pub columns: Vec<String>,
+    /// Images.
+    pub data: Data,
+    /// The teachers: rows of the table.
+    pub teachers: Vec<Teacher>,
+    /// The student's architecture.
+    pub student: VitConfig,
     /// Feature distillation.
     pub distil: Distil,
-    /// Fine-tuning, the same for every row.
-    pub fine_tune: Supervised,
+    /// Fine-tunings, the same for every row.
+    pub fine_tune: Vec<FineTune>,
     /// The linear probe, the same for every row.
     pub probe: ProbeConfig,
+    /// The nearest neighbours, the same for every row.
+    pub knn: Knn,
+    /// The paper's figures.
+    pub paper: Vec<Paper>,
 }
+
+/// Column: linear probe on the CLS token.
+pub const PROBE_CLS: &str = "probe-cls";
+/// Column: linear probe on the mean of the patch tokens.
+pub const PROBE_AVG: &str = "probe-avg";
+/// Column: nearest neighbours of the CLS token.
+pub const KNN: &str = "knn";
 
 /// Which images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,8 +64,27 @@ pub struct Data {
     pub test_per_class: usize,
     /// Statistics of the channels.
     pub normalise: Normalise,
-    /// Threads that prepare batches ahead.
+    /// Threads of each stage that prepare batches ahead; 0: none.
     pub workers: usize,
+}
+
+/// A teacher.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    /// Its name in the table.
+    pub name: String,
+    /// A checkpoint of your own (safetensors, official names) in place of pretraining.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// Seed of its pretraining: a table has one teacher of each kind, whatever its seeds.
+    pub seed: u64,
+    /// Its architecture.
+    pub model: VitConfig,
+    /// How it is pretrained.
+    pub pretrain: Pretrain,
+    /// Epochs of the control that trains the teacher on, so that more training is not taken for distillation; 0: no such row.
+    pub train_on_epochs: usize,
 }
 
 /// Feature distillation.
@@ -74,22 +107,115 @@ pub struct Distil {
     pub student_drop_path_rate: f64,
 }
 
+/// A column of fine-tuned accuracies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FineTune {
+    /// Its key.
+    pub name: String,
+    /// Its title.
+    pub title: String,
+    /// Labelled images a class, another subset for every seed; 0: all.
+    pub labels_per_class: usize,
+    /// How pretrained encoders are fine-tuned.
+    pub train: Supervised,
+    /// How encoders with random weights are trained: they need more of it.
+    pub from_scratch: Supervised,
+}
+
+/// A published figure beside ours.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Paper {
+    /// The row it stands beside, such as `DINO` or `DINO + FD`.
+    pub row: String,
+    /// The paper's model.
+    pub model: String,
+    /// What was measured.
+    pub measure: String,
+    /// Top-1 accuracy on ImageNet-1K, in percent.
+    pub value: f64,
+    /// How sure the figure is.
+    pub certainty: Certainty,
+}
+
 impl TableConfig {
-    /// Refuses what cannot be run before anything is.
-    pub fn check(&self) -> Result<(), Error> {
+    /// Refuses what cannot be run before anything is; `samples` training images of so many `classes`.
+    pub fn check(&self, samples: usize, classes: usize) -> Result<(), Error> {
+        let usage = |why: String| Err(Error::Usage(why));
         if self.seeds.is_empty() {
-            return Err(Error::Usage("seeds: at least one is needed".into()));
+            return usage("seeds: at least one is needed".into());
         }
-        self.teacher.check()?;
         self.student.check()?;
-        if self.teacher.img_size != self.student.img_size || self.teacher.in_chans != self.student.in_chans {
-            return Err(Error::Usage("teacher.img_size and in_chans must equal the student's: both see the same view".into()));
+        distinct("teachers", self.teachers.iter().map(|t| &t.name))?;
+        distinct("fine_tune", self.fine_tune.iter().map(|f| &f.name))?;
+        distinct("columns", self.columns.iter())?;
+        for teacher in &self.teachers {
+            let at = format!("teachers.{}", teacher.name);
+            teacher.model.check()?;
+            if teacher.model.img_size != self.student.img_size || teacher.model.in_chans != self.student.in_chans {
+                return usage(format!("{at}.model.img_size and in_chans must equal the student's: both see the same view"));
+            }
+            teacher.pretrain.check(&format!("{at}.pretrain"), &teacher.model, samples)?;
         }
-        for (key, n) in [("mean", self.data.normalise.mean.len()), ("std", self.data.normalise.std.len())] {
-            if n != self.teacher.in_chans {
-                return Err(Error::Usage(format!("data.normalise.{key}: {n} values for {} channels", self.teacher.in_chans)));
+        for column in &self.fine_tune {
+            let samples = if column.labels_per_class == 0 { samples } else { column.labels_per_class.saturating_mul(classes) };
+            for (key, how) in [("train", &column.train), ("from_scratch", &column.from_scratch)] {
+                how.recipe.check(&format!("fine_tune.{}.{key}", column.name), samples)?;
             }
         }
-        Ok(())
+        for (key, n) in [("mean", self.data.normalise.mean.len()), ("std", self.data.normalise.std.len())] {
+            if n != self.student.in_chans {
+                return usage(format!("data.normalise.{key}: {n} values for {} channels", self.student.in_chans));
+            }
+        }
+        let known = |c: &str| [PROBE_CLS, PROBE_AVG, KNN].contains(&c) || self.fine_tune.iter().any(|f| f.name == c);
+        if let Some(column) = self.columns.iter().find(|c| !known(c)) {
+            let names: Vec<&str> = self.fine_tune.iter().map(|f| f.name.as_str()).chain([PROBE_CLS, PROBE_AVG, KNN]).collect();
+            return usage(format!("columns: no measure `{column}`; there are {}", names.join(", ")));
+        }
+        if self.columns.is_empty() {
+            return usage("columns: at least one is needed".into());
+        }
+        let cls = self.columns.iter().any(|c| c == PROBE_CLS || c == KNN);
+        if cls && (!self.student.cls_token || self.teachers.iter().any(|t| !t.model.cls_token)) {
+            return usage(format!("columns: {PROBE_CLS} and {KNN} need models with a CLS token"));
+        }
+        if self.distil.objective.target == Target::Logits
+            && let Some(t) = self.teachers.iter().find(|t| t.weights.is_none() && matches!(t.pretrain, Pretrain::Dino { .. }))
+        {
+            return usage(format!("distil.objective.target: teacher `{}` has no classifier to give logits", t.name));
+        }
+        self.distil.recipe.check("distil", samples)?;
+        self.probe.check()?;
+        self.knn.check()
     }
+
+    /// The training of a column, if it is a fine-tuning.
+    pub fn fine_tuning(&self, column: &str) -> Option<&FineTune> {
+        self.fine_tune.iter().find(|f| f.name == column)
+    }
+
+    /// A column's title.
+    pub fn title(&self, column: &str) -> String {
+        match column {
+            PROBE_CLS => "linear probe, CLS".into(),
+            PROBE_AVG => "linear probe, average".into(),
+            KNN => format!("{}-NN, CLS", self.knn.k),
+            _ => self.fine_tuning(column).map_or(column.into(), |f| f.title.clone()),
+        }
+    }
+}
+
+fn distinct<'a>(key: &str, names: impl Iterator<Item = &'a String>) -> Result<(), Error> {
+    let mut seen = std::collections::HashSet::new();
+    for name in names {
+        if name.is_empty() || name.contains(|c: char| c.is_control() || c == '/') {
+            return Err(Error::Usage(format!("{key}: {name:?} cannot be a name")));
+        }
+        if !seen.insert(name) {
+            return Err(Error::Usage(format!("{key}: `{name}` stands there twice")));
+        }
+    }
+    Ok(())
 }

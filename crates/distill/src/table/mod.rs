@@ -1,12 +1,27 @@
 //! The main job: teachers, distillation and evaluation, as one table.
 
+mod build;
 mod config;
-mod render;
+mod context;
+pub(crate) mod render;
 mod result;
-mod run;
-mod stages;
+mod work;
 
-pub use config::{Data, Distil, TableConfig};
-pub use result::{Row, TableResult};
-pub use run::{Run, run, total_steps};
-pub use stages::{Encoder, Reporter, Stages};
+pub use build::{Builder, TablePlan, cell};
+pub use config::{Data, Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS, Paper, TableConfig, Teacher};
+pub use context::{Context, Encoder};
+pub use result::{Cell, Certainty, Column, Comparison, Kind, PaperFigure, Row, TableResult};
+pub use work::{Job, PREDICTIONS, TableWork, WEIGHTS};
+
+use crate::config::Source;
+
+/// A table's configuration that comes with the binary.
+pub fn embedded(name: &str) -> Option<Source> {
+    let (name, text) = match name {
+        "smoke" => ("experiments/tables/smoke.toml", include_str!("../../../../experiments/tables/smoke.toml")),
+        "main" => ("experiments/tables/main.toml", include_str!("../../../../experiments/tables/main.toml")),
+        "small" => ("experiments/tables/small.toml", include_str!("../../../../experiments/tables/small.toml")),
+        _ => return None,
+    };
+    Some(Source::Embedded { name, text })
+}

@@ -1,238 +1,200 @@
-//! The table as grouped horizontal bars with error bars, in SVG and PNG from the same drawing.
-
-mod canvas;
-mod layout;
+//! The table's figures: accuracies and differences.
 
 use std::path::Path;
 
-use plotters::prelude::*;
-
-use super::Metric;
 use crate::Error;
-use crate::run_dir::write_atomically;
-use crate::table::TableResult;
-use canvas::{Anchor, Canvas, DrawError, GREY, INK, PALE};
-use layout::{BAR, Bar, LEGEND, Layout, TITLE, WIDTH};
+use crate::figure::chart::{BLACK, BLUE, Chart, Label, Mark, ORANGE, Panel, Shape, Style, VERMILION};
+use crate::statistics::{Summary, binomial_error};
+use crate::table::{Cell, Kind, Row, TableResult};
 
-/// Pixels of the PNG for one unit of the drawing.
-const PNG_SCALE: f64 = 2.0;
-/// Blue and orange of Okabe and Ito's palette: told apart by the colour-blind, and by their lightness in grey.
-const FINE_TUNE: RGBColor = RGBColor(0, 114, 178);
-const PROBE: RGBColor = RGBColor(230, 159, 0);
-/// What stands in place of a bar.
-const NONE: &str = "not applicable";
+/// In the order of the legend.
+const KINDS: [(Kind, &str); 4] = [
+    (Kind::Before, "teacher"),
+    (Kind::TrainedOn, "teacher trained on"),
+    (Kind::After, "after feature distillation (FD)"),
+    (Kind::Control, "control"),
+];
 
-fn colour(metric: Metric) -> RGBColor {
-    match metric {
-        Metric::FineTune => FINE_TUNE,
-        Metric::Probe => PROBE,
-    }
+fn style(kind: Kind) -> Style {
+    let (colour, shape, filled) = match kind {
+        Kind::Before => (BLUE, Shape::Circle, true),
+        Kind::TrainedOn => (ORANGE, Shape::Square, true),
+        Kind::After => (VERMILION, Shape::Diamond, true),
+        Kind::Control => (BLACK, Shape::Triangle, false),
+    };
+    Style { colour, shape, filled }
 }
 
 impl TableResult {
-    /// Draws the table into a file: `.svg` (text stays text) or `.png` (2,000 pixels wide).
+    /// Draws the accuracies, a panel a column, into a file: `.svg` (text stays text) or `.png` (2,000 pixels wide or more).
     ///
     /// # Errors
     /// [`Error::Usage`] for another ending, [`Error::File`] when it cannot be written.
     pub fn figure(&self, path: &Path) -> Result<(), Error> {
-        let fail = |e: DrawError| Error::File { path: path.to_path_buf(), why: format!("cannot be drawn: {e}") };
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("svg") => {
-                let svg = self.svg().map_err(fail)?;
-                write_atomically(path, |file| std::io::Write::write_all(file, svg.as_bytes()))
-            }
-            Some("png") => self.png(path).map_err(fail),
-            _ => Err(Error::Usage(format!("{}: a figure is .svg or .png", path.display()))),
+        self.dots().write(path)
+    }
+
+    /// Draws the differences with their 95 % intervals, a panel a column, into a file as [`figure`](Self::figure) does.
+    ///
+    /// # Errors
+    /// Those of [`figure`](Self::figure).
+    pub fn differences_figure(&self, path: &Path) -> Result<(), Error> {
+        self.forest().write(path)
+    }
+
+    fn dots(&self) -> Chart {
+        let here = KINDS.into_iter().filter(|(kind, _)| self.rows.iter().any(|r| r.kind == *kind));
+        let label =
+            |(i, row): (usize, &Row)| Label { text: row.name.clone(), muted: row.kind == Kind::Control, apart: self.begins_group(i) };
+        let marks = |column| (0..self.rows.len()).map(|row| self.mark(row, column)).collect();
+        Chart {
+            title: format!("Accuracy before and after feature distillation: {}", self.name),
+            legend: here.map(|(kind, text)| (style(kind), text.into())).collect(),
+            rows: self.rows.iter().enumerate().map(label).collect(),
+            links: self.links(),
+            panels: self.columns.iter().enumerate().map(|(i, c)| Panel { title: c.title.clone(), marks: marks(i) }).collect(),
+            axis: "top-1 accuracy (%); each panel has its own range".into(),
+            zero: false,
+            caption: self.caption_of_dots(),
         }
     }
 
-    /// The figure as SVG text.
-    fn svg(&self) -> Result<String, DrawError> {
-        canvas::register_font()?;
-        let layout = Layout::of(self)?;
-        let mut svg = String::new();
-        let root = SVGBackend::with_string(&mut svg, (WIDTH as u32, layout.height as u32)).into_drawing_area();
-        draw(self, &layout, &Canvas::new(&root, 1.0, false))?;
-        root.present().map_err(|e| e.to_string())?;
-        drop(root);
-        Ok(svg)
+    /// Every student with its teacher.
+    fn links(&self) -> Vec<(usize, usize)> {
+        let rows = || self.rows.iter().enumerate();
+        let students = rows().filter(|(_, r)| r.kind == Kind::After && r.teacher.is_some());
+        let teacher = |student: &Row| rows().find(|(_, r)| r.kind == Kind::Before && r.teacher == student.teacher);
+        students.filter_map(|(after, student)| Some((teacher(student)?.0, after))).collect()
     }
 
-    /// Plotters encodes into a file only: into one beside the wanted one, then renamed.
-    fn png(&self, path: &Path) -> Result<(), DrawError> {
-        canvas::register_font()?;
-        let layout = Layout::of(self)?;
-        let temporary = path.with_extension(format!("{}.tmp.png", std::process::id()));
-        let size = ((WIDTH * PNG_SCALE) as u32, (layout.height * PNG_SCALE) as u32);
-        let write = || {
-            let root = BitMapBackend::new(&temporary, size).into_drawing_area();
-            draw(self, &layout, &Canvas::new(&root, PNG_SCALE, true))?;
-            root.present().map_err(|e| e.to_string())?;
-            drop(root);
-            std::fs::rename(&temporary, path).map_err(|e| e.to_string())
+    fn mark(&self, row: usize, column: usize) -> Option<Mark> {
+        let cell = self.cell(row, column)?;
+        let s = Summary::of(&cell.accuracy)?;
+        let half = s.sd.unwrap_or_else(|| binomial_error(s.mean, self.test_images));
+        let points = if s.n > 1 { cell.accuracy.clone() } else { vec![] };
+        Some(Mark { at: s.mean, ends: (s.mean - half, s.mean + half), points, style: style(self.rows[row].kind) })
+    }
+
+    fn caption_of_dots(&self) -> String {
+        let cells = || self.rows.iter().flat_map(|r| &r.cells).flatten();
+        let several = cells().any(|c: &Cell| c.accuracy.len() > 1);
+        let single = cells().any(|c| c.accuracy.len() == 1);
+        let binomial = "one binomial standard error of the test images each way";
+        let what = match (several, single) {
+            (true, false) => "Mean and one standard deviation over seeds each way; small dots: single seeds.".into(),
+            (true, true) => {
+                format!(
+                    "Mean and one standard deviation over seeds each way; small dots: single seeds. Where there is one seed: {binomial}."
+                )
+            }
+            _ => format!("Whiskers: {binomial}."),
         };
-        write().inspect_err(|_| _ = std::fs::remove_file(&temporary))
+        let links = if self.links().is_empty() { "" } else { " Thin lines join teacher and student." };
+        let controls = self.rows.iter().any(|r| r.kind == Kind::Control);
+        let edge = if controls { " Numbers at an edge: controls beyond the panel's range." } else { "" };
+        format!("{}. Seeds: {}. {what}{links}{edge}", self.data_and_test_images(), self.seed_list())
     }
-}
 
-fn draw<B: DrawingBackend>(table: &TableResult, layout: &Layout, c: &Canvas<'_, B>) -> Result<(), DrawError> {
-    c.fill(WHITE)?;
-    c.text(&layout.title, (layout.margin, layout.title_y), TITLE, INK, Anchor::Left)?;
-    legend(layout, c)?;
-    axis(layout, c)?;
-    for (row, lines) in table.rows.iter().zip(&layout.rows) {
-        for (line, y) in &lines.label {
-            c.text(line, (layout.left - 12.0, *y), layout::LABEL, if row.control { GREY } else { INK }, Anchor::Right)?;
-        }
-        for bar in &lines.bars {
-            draw_bar(layout, bar, row.control, c)?;
-        }
+    fn forest(&self) -> Chart {
+        let lines = |i: usize| self.comparisons.iter().map(|c| c.differences.get(i).copied().flatten()).collect();
+        let caption = format!(
+            "{}. Seeds: {}. Dots: mean difference; whiskers: 95 % intervals of a paired bootstrap. {}",
+            self.data_and_test_images(),
+            self.seed_list(),
+            self.coverage()
+        );
+        Chart::forest(
+            format!("What feature distillation (FD) changes: {}", self.name),
+            self.comparisons.iter().map(|c| c.label.clone()).collect(),
+            self.columns.iter().enumerate().map(|(i, c)| (c.title.clone(), lines(i))).collect(),
+            "difference in top-1 accuracy (points of percent); each panel has its own range",
+            caption,
+        )
     }
-    // The baseline lies over the bars' left ends.
-    c.line(&[(layout.left, layout.top), (layout.left, layout.bottom)], INK, 1.2)?;
-    for (line, y) in &layout.caption {
-        c.text(line, (layout.margin, *y), layout::SMALL, GREY, Anchor::Left)?;
-    }
-    Ok(())
-}
-
-fn legend<B: DrawingBackend>(layout: &Layout, c: &Canvas<'_, B>) -> Result<(), DrawError> {
-    let mut x = layout.margin;
-    let y = layout.legend_y;
-    for (text, metric) in [("fine-tune", Some(Metric::FineTune)), ("linear probe", Some(Metric::Probe)), ("hatched: control", None)] {
-        let swatch = (x, y - 7.0, x + 26.0, y + 7.0);
-        match metric {
-            Some(metric) => c.rect(swatch, colour(metric))?,
-            None if layout.controls => c.hatched(swatch, GREY)?,
-            None => break,
-        }
-        c.text(text, (x + 33.0, y), LEGEND, INK, Anchor::Left)?;
-        x += 33.0 + canvas::width(text, LEGEND)? + 28.0;
-    }
-    Ok(())
-}
-
-fn axis<B: DrawingBackend>(layout: &Layout, c: &Canvas<'_, B>) -> Result<(), DrawError> {
-    for tick in layout.ticks() {
-        let x = layout.x(tick);
-        c.line(&[(x, layout.top), (x, layout.bottom)], PALE, 1.0)?;
-        c.line(&[(x, layout.bottom), (x, layout.bottom + 5.0)], GREY, 1.0)?;
-        c.text(&format!("{tick:.0}"), (x, layout.bottom + 16.0), layout::SMALL, INK, Anchor::Centre)?;
-    }
-    c.line(&[(layout.left, layout.bottom), (layout.x(layout.axis.1), layout.bottom)], GREY, 1.0)?;
-    let from = layout.axis.0;
-    let title =
-        if from > 0.0 { format!("top-1 accuracy (%); the axis starts at {from:.0} %, not at 0") } else { "top-1 accuracy (%)".into() };
-    let middle = (layout.left + layout.x(layout.axis.1)) / 2.0;
-    c.text(&title, (middle, layout.bottom + 38.0), LEGEND, INK, Anchor::Centre)
-}
-
-fn draw_bar<B: DrawingBackend>(layout: &Layout, bar: &Bar, control: bool, c: &Canvas<'_, B>) -> Result<(), DrawError> {
-    let (top, bottom, middle) = (bar.y, bar.y + BAR, bar.y + BAR / 2.0);
-    let Some(value) = bar.value else {
-        let right = layout.left + 11.0 + canvas::width(NONE, layout::SMALL)?;
-        c.rect((layout.left + 5.0, top + 1.0, right, bottom - 1.0), WHITE)?;
-        return c.text(NONE, (layout.left + 8.0, middle), layout::SMALL, GREY, Anchor::Left);
-    };
-    let end = layout.x(value);
-    let shape = (layout.left, top, end, bottom);
-    if control {
-        c.hatched(shape, colour(bar.metric))?
-    } else {
-        c.rect(shape, colour(bar.metric))?
-    }
-    if layout.axis.0 > 0.0 && end > layout.left + 28.0 {
-        break_mark(layout.left + 13.0, top, bottom, c)?;
-    }
-    let mut text_at = end;
-    if bar.error > 0.0 {
-        let (low, high) = (layout.x(value - bar.error), layout.x(value + bar.error));
-        // A white rim first: it has to be seen on the bar, too.
-        for (colour, thickness) in [(WHITE, 3.0), (INK, 1.4)] {
-            c.line(&[(low, middle), (high, middle)], colour, thickness)?;
-            for x in [low, high] {
-                c.line(&[(x, middle - 4.0), (x, middle + 4.0)], colour, thickness)?;
-            }
-        }
-        text_at = high;
-    }
-    let from = text_at + 7.0;
-    c.rect((from - 3.0, top + 1.0, from + bar.label_width + 3.0, bottom - 1.0), WHITE)?;
-    c.text(&bar.label, (from, middle), layout::SMALL, INK, Anchor::Left)
-}
-
-/// The usual sign of a bar that does not begin at 0: a slanted cut.
-fn break_mark<B: DrawingBackend>(x: f64, top: f64, bottom: f64, c: &Canvas<'_, B>) -> Result<(), DrawError> {
-    let slanted = |dx: f64, over: f64| [(x + dx - 3.0, bottom + over), (x + dx + 3.0, top - over)];
-    c.line(&slanted(0.0, 1.0), WHITE, 5.0)?;
-    c.line(&slanted(-2.5, 3.0), GREY, 1.0)?;
-    c.line(&slanted(2.5, 3.0), GREY, 1.0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{result, row};
+    use plotters::style::{RGBColor, WHITE};
+
+    use super::super::tests::{odd, result, row, small};
     use super::*;
 
-    fn table(seeds: &[u64]) -> TableResult {
-        let with = |mean: f64, spread: f64| -> Vec<f64> { (0..seeds.len()).map(|i| mean + spread * (i as f64 - 1.0)).collect() };
-        let rows = vec![
-            row("raw pixels", true, &[], &with(81.2, 0.0)),
-            row("random weights, student architecture", true, &with(84.1, 0.6), &with(72.3, 0.5)),
-            row("supervised teacher", false, &with(87.2, 0.3), &with(85.9, 0.2)),
-            row("supervised teacher + FD", false, &with(88.4, 0.25), &with(86.8, 0.3)),
-            row("self-supervised teacher", false, &with(86.1, 0.4), &with(83.0, 0.4)),
-            row("self-supervised teacher + FD", false, &with(87.9, 0.3), &with(82.7, 0.2)),
-        ];
-        result(seeds, rows)
+    /// Pixels of a PNG with a colour.
+    fn pixels(path: &Path, colour: RGBColor) -> usize {
+        let image = fd_data::decode("figure.png", &std::fs::read(path).unwrap(), 3).unwrap();
+        assert!(image.width >= 2000 && image.height >= 400, "{} x {}", image.width, image.height);
+        image.data.as_chunks::<3>().0.iter().filter(|p| **p == [colour.0, colour.1, colour.2]).count()
     }
 
     #[test]
-    fn svg_says_it_all() {
-        let svg = table(&[0, 1, 2]).svg().unwrap();
+    fn dots_say_it_all() {
+        let svg = small().dots().svg().unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        let said = ["fine-tune", "linear probe", "control", "supervised teacher + FD", "88.4 ± 0.2", "not applicable"];
-        for text in said.into_iter().chain(["top-1 accuracy (%); the axis starts at 60 %", "one standard deviation over 3 seeds", "10,000"])
-        {
-            assert!(svg.contains(text), "{text}");
+        for text in [
+            "Accuracy before and after feature distillation: main",
+            "DINO trained on",
+            "raw pixels, flat",
+            "teacher trained on",
+            "control",
+            "fine-tune, 6,000 labels",
+            "10,000 test images. Seeds: 0, 7.",
+            "one standard deviation over seeds",
+            "one binomial standard error",
+        ] {
+            assert!(svg.contains(text), "{text}: {svg}");
         }
-        assert!(svg.contains("sans-serif"), "a fallback for machines without the font");
+        // Of 8 cells one is missing; of 7 marks one has one seed.
+        let marks: Vec<Mark> = small().dots().panels.into_iter().flat_map(|p| p.marks).flatten().collect();
+        assert_eq!((marks.len(), marks.iter().filter(|m| m.points.is_empty()).count()), (7, 1));
+        assert_eq!(small().links(), [(0, 2)]);
     }
 
     #[test]
-    fn one_seed_has_binomial_bars_and_says_so() {
-        let svg = table(&[5]).svg().unwrap();
-        assert!(svg.contains("binomial") && !svg.contains("standard deviation"));
+    fn whiskers_are_deviations_or_binomial_errors() {
+        let table = result(&[1], &["m"], vec![row("t", None, Kind::Before, &[&[80.0]])]);
+        let one = table.mark(0, 0).unwrap();
+        assert!((one.ends.0 - 79.6).abs() < 1e-9 && (one.ends.1 - 80.4).abs() < 1e-9);
+        assert!(!table.caption_of_dots().contains("deviation"));
+        let two = small().mark(0, 0).unwrap();
+        assert!((two.ends.1 - two.at - 0.5f64.sqrt()).abs() < 1e-12 && two.points == [86.0, 87.0]);
     }
 
     #[test]
-    fn low_accuracies_start_at_zero_and_odd_tables_draw() {
-        let long = "a name that is so very long that it cannot stand on one line and is therefore broken ".repeat(3);
-        let rows = vec![row(&long, false, &[12.0], &[f64::NAN]), row("", true, &[], &[]), row("<&>", false, &[100.0], &[0.0])];
-        let svg = result(&[0], rows).svg().unwrap();
-        assert!(svg.contains("top-1 accuracy (%)") && !svg.contains("the axis starts"));
-        assert!(svg.contains("&lt;&amp;&gt;") && !svg.contains("<&>"));
-        assert!(result(&[], vec![]).svg().unwrap().contains("top-1 accuracy"));
+    fn the_forest_says_it_all() {
+        let svg = small().forest().svg().unwrap();
+        for text in ["FD against", "linear probe", "points of percent", "paired bootstrap", "not other pretrained teachers", "Seeds: 0, 7."]
+        {
+            assert!(svg.contains(text), "{text}: {svg}");
+        }
     }
 
     #[test]
-    fn png_decodes_and_is_not_blank() {
+    fn pngs_decode_and_are_not_blank() {
         let folder = std::env::temp_dir().join(format!("fd-figure-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("table.png");
-        table(&[0, 1, 2]).figure(&path).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        let image = fd_data::decode("table.png", &bytes, 3).unwrap();
-        assert!(image.width >= 1600 && image.height >= 600, "{} x {}", image.width, image.height);
-        let pixels: Vec<[u8; 3]> = image.data.as_chunks::<3>().0.to_vec();
-        for colour in [FINE_TUNE, PROBE, WHITE] {
-            let count = pixels.iter().filter(|p| **p == [colour.0, colour.1, colour.2]).count();
-            assert!(count > 10_000, "{colour:?}: {count} pixels");
+        let [dots, forest] = ["dots.png", "forest.png"].map(|name| folder.join(name));
+        small().figure(&dots).unwrap();
+        small().differences_figure(&forest).unwrap();
+        for (path, colours) in [(&dots, &[BLUE, ORANGE, VERMILION, BLACK][..]), (&forest, &[BLUE])] {
+            for colour in colours {
+                assert!(pixels(path, *colour) > 200, "{colour:?}: {} pixels", pixels(path, *colour));
+            }
+            assert!(pixels(path, WHITE) > 100_000);
         }
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "no temporary file is left");
-        let e = table(&[0]).figure(&folder.join("table.pdf")).unwrap_err().to_string();
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "no temporary file is left");
+        let e = small().figure(&folder.join("table.pdf")).unwrap_err().to_string();
         assert!(e.ends_with("table.pdf: a figure is .svg or .png"), "{e}");
-        assert!(table(&[0]).figure(&path.join("below.png")).is_err());
+        assert!(small().figure(&dots.join("below.png")).is_err());
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn odd_tables_draw() {
+        for table in odd() {
+            let (dots, forest) = (table.dots().svg().unwrap(), table.forest().svg().unwrap());
+            assert!(dots.contains("top-1 accuracy") && forest.contains("points of percent"));
+            assert!(!dots.contains("<&>") && !forest.contains("<&>") && !dots.contains("NaN") && !forest.contains("NaN"));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A thin layer over plotters: lengths in units of the drawing, text set on the same baseline in SVG and PNG, hatching.
+//! A thin layer over plotters: lengths in units of the drawing, text set on the same baseline in SVG and PNG, markers.
 
 use std::sync::OnceLock;
 
@@ -7,31 +7,31 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// What plotters says, in words.
-pub(super) type DrawError = String;
+pub(crate) type DrawError = String;
 
 /// Text.
-pub(super) const INK: RGBColor = RGBColor(25, 25, 25);
+pub(crate) const INK: RGBColor = RGBColor(25, 25, 25);
 /// Secondary text and axes.
-pub(super) const GREY: RGBColor = RGBColor(95, 95, 95);
+pub(crate) const GREY: RGBColor = RGBColor(95, 95, 95);
 /// Grid lines.
-pub(super) const PALE: RGBColor = RGBColor(222, 222, 222);
+pub(crate) const PALE: RGBColor = RGBColor(222, 222, 222);
 
 /// The bundled font, with what a viewer without it takes instead.
 const FAMILY: &str = "DejaVu Sans, Verdana, sans-serif";
-static FONT: &[u8] = include_bytes!("../../../../assets/fonts/DejaVuSans.ttf");
+static FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans.ttf");
 /// Plotters' SVG text is `size / 1.24` high; its bitmap text is measured by ascent + descent, 1.164 em in this font.
 const SVG_EM: f64 = 1.24;
 const BITMAP_EM: f64 = 1.164;
 
 /// Makes the bundled font known to plotters, once a process.
-pub(super) fn register_font() -> Result<(), DrawError> {
+pub(crate) fn register_font() -> Result<(), DrawError> {
     static DONE: OnceLock<bool> = OnceLock::new();
     let done = DONE.get_or_init(|| plotters::style::register_font(FAMILY, FontStyle::Normal, FONT).is_ok());
     if *done { Ok(()) } else { Err("the bundled font cannot be read".into()) }
 }
 
 /// Width of a text, in units of the drawing. `size` is the height of an em.
-pub(super) fn width(text: &str, size: f64) -> Result<f64, DrawError> {
+pub(crate) fn width(text: &str, size: f64) -> Result<f64, DrawError> {
     // Measured large: plotters rounds to whole pixels.
     let font = FontDesc::new(FontFamily::Name(FAMILY), size * BITMAP_EM * 16.0, FontStyle::Normal);
     font.box_size(text).map(|(w, _)| f64::from(w) / 16.0).map_err(|e| e.to_string())
@@ -39,17 +39,38 @@ pub(super) fn width(text: &str, size: f64) -> Result<f64, DrawError> {
 
 /// Where a text stands against its point.
 #[derive(Clone, Copy)]
-pub(super) enum Anchor {
+pub(crate) enum Anchor {
     Left,
     Centre,
     Right,
 }
 
-/// Left, top, right, bottom.
-pub(super) type Rect = (f64, f64, f64, f64);
+/// The outline of a marker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// A disc.
+    Circle,
+    /// A square on its side.
+    Square,
+    /// A square on its tip.
+    Diamond,
+    /// A triangle on its side.
+    Triangle,
+}
+
+/// What a marker looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Style {
+    /// Of the marker and its whisker.
+    pub colour: RGBColor,
+    /// Its outline.
+    pub shape: Shape,
+    /// Or hollow.
+    pub filled: bool,
+}
 
 /// A drawing area with a scale.
-pub(super) struct Canvas<'a, B: DrawingBackend> {
+pub(crate) struct Canvas<'a, B: DrawingBackend> {
     area: &'a DrawingArea<B, Shift>,
     scale: f64,
     bitmap: bool,
@@ -68,9 +89,9 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
         self.area.fill(&colour).map_err(|e| e.to_string())
     }
 
-    pub fn rect(&self, (left, top, right, bottom): Rect, colour: RGBColor) -> Result<(), DrawError> {
-        let shape = Rectangle::new([self.at((left, top)), self.at((right, bottom))], colour.filled());
-        self.area.draw(&shape).map_err(|e| e.to_string())
+    /// A filled rectangle between two corners.
+    pub fn rect(&self, from: (f64, f64), to: (f64, f64), colour: RGBColor) -> Result<(), DrawError> {
+        self.area.draw(&Rectangle::new([self.at(from), self.at(to)], colour.filled())).map_err(|e| e.to_string())
     }
 
     pub fn line(&self, points: &[(f64, f64)], colour: RGBColor, thickness: f64) -> Result<(), DrawError> {
@@ -79,19 +100,34 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
         self.area.draw(&path).map_err(|e| e.to_string())
     }
 
-    /// A tinted rectangle with diagonal lines and an outline.
-    pub fn hatched(&self, (left, top, right, bottom): Rect, colour: RGBColor) -> Result<(), DrawError> {
-        let tint = |c: u8| 255 - ((255 - u16::from(c)) / 6) as u8;
-        self.rect((left, top, right, bottom), RGBColor(tint(colour.0), tint(colour.1), tint(colour.2)))?;
-        let height = bottom - top;
-        let mut x = left - height + 6.0;
-        while x < right {
-            // From (x, bottom) up to (x + height, top), cut at both sides.
-            let (from, to) = (x.max(left), (x + height).min(right));
-            self.line(&[(from, bottom - (from - x)), (to, bottom - (to - x))], colour, 1.3)?;
-            x += 6.0;
+    /// A marker with a white rim, which keeps it apart from what lies under it.
+    pub fn marker(&self, centre: (f64, f64), radius: f64, style: Style) -> Result<(), DrawError> {
+        self.shape(centre, radius + 1.5, style.shape, WHITE)?;
+        self.shape(centre, radius, style.shape, style.colour)?;
+        if style.filled { Ok(()) } else { self.shape(centre, radius * 0.6, style.shape, WHITE) }
+    }
+
+    /// A small disc, lighter than its colour.
+    pub fn pale_dot(&self, centre: (f64, f64), radius: f64, RGBColor(r, g, b): RGBColor) -> Result<(), DrawError> {
+        let lighter = |c: u8| 255 - (255 - c) / 2;
+        self.shape(centre, radius, Shape::Circle, RGBColor(lighter(r), lighter(g), lighter(b)))
+    }
+
+    /// Shapes of one radius cover about equal areas; those with corners are centred on their mass.
+    fn shape(&self, (x, y): (f64, f64), radius: f64, shape: Shape, colour: RGBColor) -> Result<(), DrawError> {
+        let corners = |at: &[(f64, f64)]| {
+            let points: Vec<_> = at.iter().map(|(dx, dy)| self.at((x + dx * radius, y + dy * radius))).collect();
+            self.area.draw(&Polygon::new(points, colour.filled())).map_err(|e| e.to_string())
+        };
+        match shape {
+            Shape::Circle => {
+                let disc = Circle::new(self.at((x, y)), (radius * self.scale).round() as i32, colour.filled());
+                self.area.draw(&disc).map_err(|e| e.to_string())
+            }
+            Shape::Square => corners(&[(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]),
+            Shape::Diamond => corners(&[(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)]),
+            Shape::Triangle => corners(&[(0.0, -1.4), (1.25, 0.7), (-1.25, 0.7)]),
         }
-        self.line(&[(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], colour, 1.3)
     }
 
     /// Text whose x-height's middle is at `y`; `size` is the height of an em.

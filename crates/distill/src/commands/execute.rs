@@ -1,0 +1,214 @@
+//! What tables and sweeps share: a graph of stages, run in a run directory with progress, or only told of.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use fd_compute::Device;
+use fd_distill::Error;
+use fd_distill::config::Source;
+use fd_distill::graph::{self, Graph, Listener, NodeId, Options, Ran, Store};
+use fd_distill::progress::{Progress, duration};
+use fd_distill::run_dir::{Meta, RunDir};
+use fd_distill::snapshot;
+use fd_distill::status::{PlannedStage, RunPlan};
+use fd_distill::train::StepReport;
+
+/// Options of every command that runs stages.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Overrides `key.path=value`, in order.
+    pub sets: Vec<String>,
+    /// Seeds instead of the configuration's.
+    pub seeds: Option<Vec<u64>>,
+    /// The run directory; none: `runs/` and the configuration's name.
+    pub out: Option<PathBuf>,
+    /// A folder of stages that several runs share; none: in the run directory.
+    pub stages: Option<PathBuf>,
+    /// Stages side by side; none: as many as threads for small models, one for others.
+    pub jobs: Option<usize>,
+    /// Time between two checkpoints of a stage.
+    pub checkpoint_every: Duration,
+    /// Say what would run.
+    pub dry_run: bool,
+    /// Replace what another configuration has left in the run directory.
+    pub force: bool,
+    /// Where it computes.
+    pub device: Device,
+}
+
+/// A graph and where it runs.
+pub struct Execution<'a> {
+    /// Everything that may have to run.
+    pub graph: &'a Graph,
+    /// What is asked for.
+    pub targets: Vec<NodeId>,
+    /// The run directory.
+    pub directory: PathBuf,
+    /// How.
+    pub options: &'a RunOptions,
+}
+
+/// Floating-point operations of a step above which stages use all threads by themselves.
+const SMALL_STEP: f64 = 2e10;
+
+impl Execution<'_> {
+    /// Where the stages are kept.
+    pub fn store(&self) -> Store {
+        Store::new(self.options.stages.clone().unwrap_or_else(|| self.directory.join("stages")))
+    }
+
+    fn jobs(&self) -> usize {
+        let threads = rayon::current_num_threads();
+        let small = |id: NodeId| {
+            let spec = &self.graph.node(id).spec;
+            spec.flops <= SMALL_STEP * spec.steps as f64
+        };
+        self.options.jobs.unwrap_or(if self.graph.ids().all(small) { threads.min(8) } else { 1 })
+    }
+
+    /// Claims the run directory, writes what it runs, and runs it.
+    pub fn run(&self, name: &str, resolved: &toml::Table, seeds: &[u64]) -> anyhow::Result<(RunDir, Ran)> {
+        let run = RunDir::claim(&self.directory, resolved, &["seeds"], self.options.force)?;
+        run.write_config(resolved)?;
+        run.write_meta(&Meta { device: self.options.device, seeds })?;
+        self.plan(name)?.write(&self.directory)?;
+        let store = self.store();
+        let needed = graph::needed(self.graph, &store, &self.targets);
+        let total = needed.iter().map(|id| units(self.graph, *id)).sum();
+        let follow = Follow { graph: self.graph, progress: Mutex::new(Progress::new(total)) };
+        let options = Options { jobs: self.jobs(), threads: rayon::current_num_threads(), checkpoint_every: self.options.checkpoint_every };
+        let ran = graph::run(self.graph, &store, &self.targets, options, &follow).map_err(|e| match e {
+            Error::Interrupted { signal, .. } => Error::Interrupted { signal, checkpoints: Some(self.directory.clone()) },
+            e => e,
+        })?;
+        Ok((run, ran))
+    }
+
+    fn plan(&self, name: &str) -> anyhow::Result<RunPlan> {
+        let stage = |id| {
+            let node = self.graph.node(id);
+            PlannedStage { dir: node.dir(), title: node.spec.title.clone(), steps: node.spec.steps }
+        };
+        let store = self.options.stages.as_ref().map(std::path::absolute).transpose()?;
+        Ok(RunPlan { name: name.into(), store, stages: self.graph.ids().map(stage).collect() })
+    }
+
+    /// Stages, what they would take, what is there already. Training is timed on a few steps of each kind.
+    pub fn rehearse(&self) -> anyhow::Result<String> {
+        let store = self.store();
+        let needed = graph::needed(self.graph, &store, &self.targets);
+        let (mut kinds, mut lines, mut total) = (HashMap::new(), vec![], 0.0);
+        for id in self.graph.ids() {
+            let node = self.graph.node(id);
+            let mut state = if needed.contains(&id) { "to do" } else { "not needed" }.to_string();
+            let mut seconds = 0.0;
+            if needed.contains(&id) {
+                let kind = (node.spec.steps, node.spec.flops.to_bits(), node.spec.memory);
+                seconds = match kinds.get(&kind) {
+                    Some(seconds) => *seconds,
+                    None => *kinds.entry(kind).or_insert(node.spec.work.rehearse()?),
+                };
+                let steps = node.spec.steps;
+                if let Some(step) = snapshot::newest_step(&store.dir(node)).filter(|_| steps > 0) {
+                    state = format!("step {step} of {steps}");
+                    seconds *= 1.0 - step as f64 / steps as f64;
+                }
+            } else if store.done(node).is_some() {
+                state = "done".into();
+            }
+            total += seconds;
+            lines.push([node.spec.title.clone(), state, node.spec.steps.to_string(), duration(seconds), memory(node.spec.memory)]);
+        }
+        let jobs = self.jobs();
+        let (ready, all) = (self.graph.ids().len() - needed.len(), self.graph.ids().len());
+        let mut text = table(["stage", "state", "steps", "time", "memory"], &lines);
+        let _ = writeln!(
+            text,
+            "{all} stages, {ready} of them done or not needed; about {} of training with {jobs} side by side, timed on a few steps with \
+             {} threads; stages are kept in {}",
+            duration(total / jobs as f64),
+            rayon::current_num_threads(),
+            store.path().display()
+        );
+        Ok(text)
+    }
+}
+
+/// Where a run goes: `--out`, or a folder below `runs/`.
+pub fn directory(options: &RunOptions, config: &Source, name: &str) -> Result<PathBuf, Error> {
+    let one = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    let plain = one && !name.contains(char::is_control);
+    match &options.out {
+        Some(out) => Ok(out.clone()),
+        None if plain => Ok(Path::new("runs").join(name)),
+        None => {
+            let why = format!("key `name`: {name:?} cannot be the name of a directory; use --out");
+            Err(Error::Config { file: config.name().to_path_buf(), why })
+        }
+    }
+}
+
+/// Work in units of progress: an evaluation counts as a little of everything.
+fn units(graph: &Graph, id: NodeId) -> f64 {
+    graph.node(id).spec.flops.max(2e10)
+}
+
+fn memory(bytes: u64) -> String {
+    match bytes {
+        0 => "–".into(),
+        b if b < 10 << 30 => format!("{} MiB", (b >> 20).max(1)),
+        b => format!("{} GiB", b >> 30),
+    }
+}
+
+/// Left-aligned first column, the others right.
+fn table<const N: usize>(head: [&str; N], lines: &[[String; N]]) -> String {
+    let width = |i: usize| lines.iter().map(|l| l[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut out = String::new();
+    let head = head.map(String::from);
+    for line in std::iter::once(&head).chain(lines) {
+        for (i, cell) in line.iter().enumerate() {
+            let _ = if i == 0 { write!(out, "{cell:<w$}", w = widths[0]) } else { write!(out, "  {cell:>w$}", w = widths[i]) };
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// Progress on standard error.
+struct Follow<'a> {
+    graph: &'a Graph,
+    progress: Mutex<Progress>,
+}
+
+impl Follow<'_> {
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listener for Follow<'_> {
+    fn begins(&self, id: NodeId) {
+        let spec = &self.graph.node(id).spec;
+        self.progress().begin(id.index(), &spec.title, spec.steps as u64, units(self.graph, id));
+    }
+
+    fn resumes(&self, id: NodeId, step: usize) {
+        self.progress().resume(id.index(), step as u64);
+    }
+
+    fn step(&self, id: NodeId, r: &StepReport) {
+        let message = format_args!("loss {:.4}  {:.0} images/s", r.measured.loss, r.images_per_second);
+        self.progress().step(id.index(), r.step as u64, message);
+    }
+
+    fn ends(&self, id: NodeId, accuracy: &[(String, f64)]) {
+        let said: Vec<String> = accuracy.iter().map(|(name, value)| format!("{name} {value:.2} %")).collect();
+        let said = if said.is_empty() { "done".into() } else { said.join(", ") };
+        self.progress().done(id.index(), said);
+    }
+}

@@ -1,0 +1,120 @@
+//! `distill table`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use fd_distill::config::{self, Source};
+use fd_distill::graph::{Graph, Store};
+use fd_distill::run_dir::{RunDir, git_revision};
+use fd_distill::table::{Builder, Context, TableConfig, TablePlan, WEIGHTS};
+use fd_distill::teachers::{self, Shipped};
+use fd_distill::{curves, sha256_hex, status};
+
+use super::execute::{Execution, directory};
+use super::{Outcome, Output, RunOptions};
+
+/// What `distill table` runs.
+#[derive(Clone, Debug)]
+pub struct TableOptions {
+    /// The configuration.
+    pub config: Source,
+    /// How stages run.
+    pub run: RunOptions,
+    /// A teacher's weights in place of the configuration's teachers.
+    pub teacher: Option<PathBuf>,
+    /// Train teachers even where the binary has them.
+    pub pretrain: bool,
+    /// Write the teachers and their manifest into this folder.
+    pub ship: Option<PathBuf>,
+}
+
+/// Runs a table into its run directory and prints it. Everything is checked before the directory is made.
+pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome> {
+    let (mut config, mut resolved) = config::load::<TableConfig>(&options.config, &options.run.sets)?;
+    if let Some(seeds) = &options.run.seeds {
+        config.seeds.clone_from(seeds);
+    }
+    if let Some(path) = &options.teacher {
+        config.teachers.truncate(1);
+        for teacher in &mut config.teachers {
+            (teacher.name, teacher.weights) = ("given teacher".into(), Some(path.clone()));
+        }
+        config.paper.clear();
+    }
+    if options.run.seeds.is_some() || options.teacher.is_some() {
+        resolved = toml::Table::try_from(&config).context("the resolved configuration")?;
+    }
+    let (name, seeds) = (config.name.clone(), config.seeds.clone());
+    let directory = directory(&options.run, &options.config, &name)?;
+    let context = Arc::new(Context::new(config, options.run.device).with_context(|| options.config.name().display().to_string())?);
+    let mut graph = Graph::default();
+    let plan = Builder::new(&mut graph, options.pretrain).table(&context).with_context(|| options.config.name().display().to_string())?;
+    let execution = Execution { graph: &graph, targets: plan.targets(), directory, options: &options.run };
+    if options.run.dry_run {
+        write!(out, "{}", execution.rehearse()?).and_then(|()| out.flush()).context("standard output")?;
+        return Ok(Outcome::Done);
+    }
+    let (run, ran) = execution.run(&name, &resolved, &seeds)?;
+    let store = execution.store();
+    let result = plan.result(&graph, &store)?;
+    for (name, text) in [("table.md", result.markdown()), ("table.tex", result.latex()), ("table.csv", result.csv())] {
+        run.write(name, text.as_bytes())?;
+    }
+    run.write("differences.csv", result.comparisons_csv().as_bytes())?;
+    run.write("table.json", &serde_json::to_vec_pretty(&result).context("table.json")?)?;
+    for end in ["svg", "png"] {
+        result.figure(&run.file(format!("table.{end}")))?;
+        result.differences_figure(&run.file(format!("differences.{end}")))?;
+    }
+    curves::curves(run.path(), &status::RunPlan::read(run.path())?)?;
+    for (name, id) in &plan.encoders {
+        run.link(format!("weights/{name}"), &store.dir(graph.node(*id)).join(WEIGHTS))?;
+    }
+    writeln!(out, "{}", result.markdown()).context("standard output")?;
+    let outcome = teachers_of(options, &plan, &graph, &store, out)?;
+    writeln!(out, "{} stages ran, {} were there already. Written to {}", ran.ran, ran.cached, run.path().display())
+        .and_then(|()| out.flush())
+        .context("standard output")?;
+    drop::<RunDir>(run);
+    Ok(outcome)
+}
+
+/// Compares remade teachers with the shipped ones, and ships teachers if asked to.
+fn teachers_of(options: &TableOptions, plan: &TablePlan, graph: &Graph, store: &Store, out: &mut Output) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::Done;
+    if options.pretrain {
+        for (name, entry, id) in &plan.shipped {
+            let sha = sha256_hex(&store.read(graph.node(*id), WEIGHTS)?);
+            let simd = fd_compute::simd::level().name();
+            if sha == entry.sha256 {
+                writeln!(out, "{name}: remade, equal to the shipped teacher (SHA-256 {sha}, {simd})")?;
+            } else {
+                writeln!(
+                    out,
+                    "{name}: remade at {simd}, SHA-256 {sha}: NOT the shipped teacher's {}, made at {}",
+                    entry.sha256, entry.simd
+                )?;
+                outcome = Outcome::CheckFailed;
+            }
+        }
+    }
+    if let Some(folder) = &options.ship {
+        let entry = |(name, id): &(String, _)| -> anyhow::Result<(String, Vec<u8>, Shipped)> {
+            let node = graph.node(*id);
+            let bytes = store.read(node, WEIGHTS)?;
+            let entry = Shipped {
+                key: node.key.as_str().into(),
+                sha256: sha256_hex(&bytes),
+                simd: fd_compute::simd::level().name().into(),
+                commit: git_revision().unwrap_or_else(|| "unknown".into()),
+                command: "cargo xtask reproduce-table --pretrain --seeds 1".into(),
+            };
+            Ok((name.clone(), bytes, entry))
+        };
+        let entries = plan.teachers.iter().map(entry).collect::<anyhow::Result<Vec<_>>>()?;
+        teachers::ship(folder, &entries)?;
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,55 @@
+//! How a teacher comes to be: with labels, or by DINO without.
+
+use fd_model::VitConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::dino::Dino;
+use crate::recipe::{Recipe, Supervised};
+
+/// A way of pretraining.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Pretrain {
+    /// On the labels of the training images; the classifier stays behind.
+    Supervised {
+        /// Views, optimiser, mixing.
+        train: Supervised,
+    },
+    /// By DINO; its head stays behind.
+    Dino {
+        /// Crops, targets, optimiser.
+        train: Dino,
+    },
+}
+
+impl Pretrain {
+    /// The optimiser's numbers.
+    pub fn recipe(&self) -> &Recipe {
+        match self {
+            Pretrain::Supervised { train } => &train.recipe,
+            Pretrain::Dino { train } => &train.recipe,
+        }
+    }
+
+    /// The same for another number of epochs; the warm-up keeps its share.
+    pub fn lasting(&self, epochs: usize) -> Pretrain {
+        let mut other = self.clone();
+        let recipe = match &mut other {
+            Pretrain::Supervised { train } => &mut train.recipe,
+            Pretrain::Dino { train } => &mut train.recipe,
+        };
+        recipe.warmup_epochs *= epochs as f64 / recipe.epochs as f64;
+        recipe.epochs = epochs;
+        other
+    }
+
+    /// Refuses impossible numbers; the message names the key under `at`.
+    pub fn check(&self, at: &str, model: &VitConfig, samples: usize) -> Result<(), Error> {
+        let at = format!("{at}.train");
+        match self {
+            Pretrain::Supervised { train } => train.recipe.check(&at, samples),
+            Pretrain::Dino { train } => train.check(&at, model, samples),
+        }
+    }
+}

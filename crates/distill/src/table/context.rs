@@ -1,0 +1,202 @@
+//! What the stages of one table share: its configuration, its data, its device; and models made ready for training.
+
+use std::sync::Arc;
+
+use fd_compute::{DType, Device, Layout, Params, Planner};
+use fd_data::{Augment, Crop, Loader, LoaderConfig, Mix, Source, Subset, open};
+use fd_model::{Checkpoint, Head, Init, Taps, Vit, VitConfig, initialise};
+
+use super::config::{Data, FineTune, TableConfig};
+use super::render::thousands;
+use crate::Error;
+use crate::dino::{Dino, DinoLearner, HEAD};
+use crate::distillation::Distillation;
+use crate::evaluate::in_order;
+use crate::graph::hex;
+use crate::objective::Target;
+use crate::recipe::{Recipe, Supervised, plain_view};
+use crate::train::{Loss, Task};
+
+/// An encoder: what it is and its weights under official names. A teacher's weights may carry the head it was pretrained with (`head.`).
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// The architecture.
+    pub config: VitConfig,
+    /// The weights.
+    pub weights: Checkpoint,
+}
+
+impl Encoder {
+    /// Without the head.
+    pub fn bare(&self) -> Checkpoint {
+        let mut weights = self.weights.clone();
+        weights.tensors.retain(|name, _| !name.starts_with(HEAD));
+        weights
+    }
+}
+
+/// Data, configuration and device.
+pub struct Context {
+    /// The configuration.
+    pub config: TableConfig,
+    /// Where it computes.
+    pub device: Device,
+    /// Training images.
+    pub train: Arc<dyn Source>,
+    /// Test images.
+    pub test: Arc<dyn Source>,
+    /// Classes.
+    pub classes: usize,
+    /// Names of the data's contents: training, test.
+    pub fingerprints: [String; 2],
+}
+
+impl Context {
+    /// Opens the data and checks the configuration against it.
+    pub fn new(config: TableConfig, device: Device) -> Result<Self, Error> {
+        device.check()?;
+        let Data { train, test, train_per_class, test_per_class, .. } = &config.data;
+        let (train, test) = (labelled(open(train)?, *train_per_class)?, labelled(open(test)?, *test_per_class)?);
+        let classes = train.num_classes();
+        config.check(train.len(), classes)?;
+        if test.num_classes() > classes {
+            return Err(Error::Usage(format!("data.test has {} classes, data.train {classes}", test.num_classes())));
+        }
+        let fingerprints = [hex(&train.fingerprint()?), hex(&test.fingerprint()?)];
+        Ok(Context { config, device, train, test, classes, fingerprints })
+    }
+
+    /// The training data in words.
+    pub fn data(&self) -> String {
+        format!("{}, {} images", self.train.name(), thousands(self.train.len()))
+    }
+
+    /// The training images of a fine-tuning: all, or a balanced subset that belongs to the seed.
+    pub fn labelled(&self, column: &FineTune, seed: u64) -> Result<Arc<dyn Source>, Error> {
+        Ok(match column.labels_per_class {
+            0 => self.train.clone(),
+            n => Arc::new(Subset::balanced(self.train.clone(), n, seed)?),
+        })
+    }
+
+    /// Shuffled, augmented batches.
+    pub fn loader(&self, source: &Arc<dyn Source>, crops: Vec<Crop>, recipe: &Recipe, seed: u64) -> Result<Loader, Error> {
+        let workers = self.config.data.workers;
+        let config = LoaderConfig { batch: recipe.batch, shuffle: true, drop_last: true, seed, prefetch: 2 * workers.max(1), workers };
+        Ok(Loader::multi_crop(source.clone(), crops, config)?)
+    }
+
+    /// One augmented view.
+    pub fn one(&self, augment: Augment) -> Vec<Crop> {
+        vec![Crop { augment, views: 1 }]
+    }
+
+    /// Test images in their order, unaugmented.
+    pub fn test_images(&self) -> Result<Loader, Error> {
+        in_order(&self.test, self.plain()?)
+    }
+
+    /// Training images in their order, unaugmented.
+    pub fn train_images(&self) -> Result<Loader, Error> {
+        in_order(&self.train, self.plain()?)
+    }
+
+    fn plain(&self) -> Result<Augment, Error> {
+        plain_view(self.config.student.img_size, &self.config.data.normalise)
+    }
+}
+
+/// A model's parameters at their initial values.
+pub fn random(config: &VitConfig, init: Init, seed: u64) -> Result<(Vit, Params), Error> {
+    let mut layout = Layout::builder();
+    let vit = Vit::declare(config, &mut layout, "")?;
+    let mut params = Params::new(&layout.finish(), DType::F32);
+    initialise(&mut params, "", config, init, seed);
+    Ok((vit, params))
+}
+
+/// A model with given weights, strictly.
+pub fn loaded(config: &VitConfig, weights: &Checkpoint) -> Result<(Vit, Params), Error> {
+    let mut layout = Layout::builder();
+    let vit = Vit::declare(config, &mut layout, "")?;
+    let mut params = Params::new(&layout.finish(), DType::F32);
+    weights.load(&mut params, "")?;
+    Ok((vit, params))
+}
+
+/// A classifier's training step.
+pub fn classifier(vit: &Vit, layout: &Arc<Layout>, recipe: &Recipe, classes: usize) -> Result<Task, Error> {
+    let mut p = Planner::new();
+    p.train(layout);
+    let (config, micro) = (vit.config(), recipe.batch / recipe.accumulate);
+    let images = p.input([micro, config.in_chans, config.img_size.0, config.img_size.1]);
+    let targets = p.input([micro, classes]);
+    let features = vit.plan(&mut p, images, Taps::default())?;
+    let logits = features.logits.ok_or_else(|| Error::Usage("a classifier needs num_classes".into()))?;
+    let loss = p.cross_entropy(logits, targets)?;
+    p.root(loss);
+    Ok(Task { plan: p.finish()?, images, targets: Some(targets), loss: Loss::InPlan(loss) })
+}
+
+/// The classifier that supervised pretraining trains.
+pub fn supervised_model(model: &VitConfig, how: &Supervised, classes: usize) -> VitConfig {
+    VitConfig { head: Head::Cls, num_classes: classes, drop_path_rate: how.drop_path_rate, ..model.clone() }
+}
+
+/// The classifier that fine-tuning trains: patch tokens averaged, a relative position table for every block (paper, section 3.2).
+pub fn fine_tuned_model(model: &VitConfig, how: &Supervised, classes: usize) -> VitConfig {
+    let position = model.position.per_block();
+    VitConfig { head: Head::MeanPool, num_classes: classes, position, drop_path_rate: how.drop_path_rate, ..model.clone() }
+}
+
+/// Mixing as the recipe says.
+pub fn mix(how: &Supervised) -> Result<Mix, Error> {
+    Ok(Mix::new(how.mix.clone())?)
+}
+
+/// The pair of a distillation. A target of logits gives both models a classifier.
+pub fn distillation(config: &TableConfig, teacher: &VitConfig, classes: usize) -> Result<Distillation, Error> {
+    let d = &config.distil;
+    let with_head = |model: &VitConfig, drop_path_rate: f64| {
+        let model = VitConfig { drop_path_rate, ..model.clone() };
+        if d.objective.target == Target::Logits { VitConfig { head: Head::Cls, num_classes: classes, ..model } } else { model }
+    };
+    let (student, teacher) = (with_head(&config.student, d.student_drop_path_rate), with_head(teacher, d.teacher_drop_path_rate));
+    Distillation::new(&student, &teacher, d.projector, d.objective)
+}
+
+/// DINO ready for its first step, from given weights if there are any.
+pub fn dino(
+    context: &Context,
+    how: &Dino,
+    model: &VitConfig,
+    start: Option<&Checkpoint>,
+    seed: u64,
+) -> Result<(DinoLearner, Params), Error> {
+    let (mut learner, mut params) = DinoLearner::new(how, model, context.config.init, seed, context.device)?;
+    if let Some(weights) = start {
+        weights.load(&mut params, "")?;
+        learner.start_from(&params);
+    }
+    Ok((learner, params))
+}
+
+/// Refuses what this machine's memory cannot hold, where the system says how much that is.
+pub fn fits_memory(what: &str, bytes: u64) -> Result<(), Error> {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = info.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+    match total.map(|kb| kb * 1024) {
+        Some(total) if bytes > total => {
+            let (need, have) = (bytes >> 20, total >> 20);
+            Err(Error::Usage(format!("{what}: needs {need} MiB of memory, this machine has {have} MiB: reduce the models or the batch")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn labelled(source: Arc<dyn Source>, per_class: usize) -> Result<Arc<dyn Source>, Error> {
+    if source.num_classes() == 0 {
+        return Err(Error::Usage(format!("{}: a table needs labels", source.name())));
+    }
+    Ok(if per_class == 0 { source } else { Arc::new(Subset::balanced(source, per_class, 0)?) })
+}

@@ -1,0 +1,386 @@
+//! The stages of a table as work of a graph.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Instant;
+
+use fd_compute::{DType, Grads, Layout, Params, Plan};
+use fd_data::{Loader, Source};
+use fd_model::{Checkpoint, Vit, VitConfig, initialise};
+use serde_json::{Value, json};
+
+use super::config::{FineTune, KNN, PROBE_AVG, PROBE_CLS};
+use super::context::{Context, Encoder, classifier, dino, distillation, fine_tuned_model, loaded, mix, random, supervised_model};
+use crate::evaluate::{Output, Outputs, outputs, pixels};
+use crate::graph::{Running, Work};
+use crate::pretrain::Pretrain;
+use crate::probe::{knn, probe};
+use crate::recipe::{Recipe, Supervised};
+use crate::train::{At, Learner, PlanLearner, Stage, Task};
+use crate::{Error, sha256_hex};
+
+/// The file of an encoder's weights.
+pub const WEIGHTS: &str = "weights.safetensors";
+/// The file of the classes that an evaluation predicts.
+pub const PREDICTIONS: &str = "predictions.csv";
+
+/// What a stage of a table does.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// Hands out weights that are there already: shipped, or the user's.
+    Given {
+        /// The architecture.
+        model: VitConfig,
+        /// The bytes of a safetensors file.
+        bytes: Arc<[u8]>,
+    },
+    /// Hands out initial values.
+    Random {
+        /// The architecture.
+        model: VitConfig,
+    },
+    /// Trains a teacher: from initial values, or on from its first input's weights.
+    Pretrain {
+        /// The architecture.
+        model: VitConfig,
+        /// How.
+        how: Box<Pretrain>,
+        /// Are there weights to start from?
+        on: bool,
+    },
+    /// Makes a student of the first input, a teacher.
+    Distil {
+        /// The teacher's architecture.
+        teacher: VitConfig,
+    },
+    /// Fine-tunes the first input and predicts the test images.
+    FineTune {
+        /// Its architecture.
+        model: VitConfig,
+        /// The column.
+        column: Box<FineTune>,
+        /// Has it random weights?
+        from_scratch: bool,
+    },
+    /// Linear probes and nearest neighbours on the frozen first input.
+    Probe {
+        /// Its architecture.
+        model: VitConfig,
+    },
+    /// The same on the pixels.
+    Pixels,
+}
+
+/// A job with what it works on.
+pub struct TableWork {
+    /// Shared by the table.
+    pub context: Arc<Context>,
+    /// What to do.
+    pub job: Job,
+    /// Of its random numbers.
+    pub seed: u64,
+}
+
+/// What a stage costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Floating-point operations of all steps.
+    pub flops: f64,
+    /// Memory: activations, values, gradients and two moments of what is trained, values of what is not.
+    pub bytes: u64,
+}
+
+impl Cost {
+    fn of(plans: &[Plan], trained: usize, frozen: usize, recipe: &Recipe, samples: usize) -> Cost {
+        let steps = recipe.epochs * (samples / recipe.batch);
+        let passes = (steps * recipe.accumulate) as f64;
+        let flops = plans.iter().map(|p| (p.cost().forward_flops + p.cost().backward_flops) as f64).sum::<f64>() * passes;
+        let activations: u64 = plans.iter().map(|p| p.arena_len() as u64).sum();
+        Cost { steps, flops, bytes: 4 * (activations + 4 * trained as u64 + frozen as u64) }
+    }
+}
+
+/// A stage ready for its first step.
+struct Prepared {
+    learner: Box<dyn Learner>,
+    params: Params,
+    loader: Loader,
+    recipe: Recipe,
+}
+
+impl TableWork {
+    /// Everything that determines the results, beside the inputs' weights.
+    pub fn identity(&self) -> Value {
+        let c = &self.context.config;
+        let [train, test] = &self.context.fingerprints;
+        let view = json!({ "normalise": c.data.normalise, "img_size": c.student.img_size });
+        match &self.job {
+            Job::Given { model, bytes } => json!({ "given": sha256_hex(bytes), "model": model }),
+            Job::Random { model } => json!({ "random": model, "init": c.init, "seed": self.seed }),
+            Job::Pretrain { model, how, .. } => {
+                json!({ "pretrain": how, "model": model, "init": c.init, "seed": self.seed, "train": train, "view": view })
+            }
+            Job::Distil { teacher } => json!({
+                "distil": c.distil, "teacher": teacher, "student": c.student, "init": c.init, "seed": self.seed, "train": train, "view": view,
+            }),
+            Job::FineTune { model, column, from_scratch } => json!({
+                "fine_tune": self.supervised(column, *from_scratch), "labels_per_class": column.labels_per_class, "model": model,
+                "init": c.init, "seed": self.seed, "train": train, "test": test, "view": view,
+            }),
+            Job::Probe { model } => {
+                json!({ "probe": c.probe, "knn": c.knn, "model": model, "seed": self.seed, "train": train, "test": test, "view": view })
+            }
+            Job::Pixels => json!({ "pixels": c.probe, "knn": c.knn, "seed": self.seed, "train": train, "test": test, "view": view }),
+        }
+    }
+
+    fn supervised<'a>(&self, column: &'a FineTune, from_scratch: bool) -> &'a Supervised {
+        if from_scratch { &column.from_scratch } else { &column.train }
+    }
+
+    /// What the stage costs, found without any memory for its models.
+    pub fn cost(&self) -> Result<Cost, Error> {
+        let c = &self.context;
+        let classifier = |model: &VitConfig, how: &Supervised, samples| {
+            let mut layout = Layout::builder();
+            let vit = Vit::declare(model, &mut layout, "")?;
+            let layout = layout.finish();
+            let plan = classifier(&vit, &layout, &how.recipe, c.classes)?.plan;
+            Ok(Cost::of(&[plan], layout.count(), 0, &how.recipe, samples))
+        };
+        match &self.job {
+            Job::Pretrain { model, how, .. } => match how.as_ref() {
+                Pretrain::Supervised { train: how } => classifier(&supervised_model(model, how, c.classes), how, c.train.len()),
+                Pretrain::Dino { train: how } => {
+                    let (plans, trained) = how.plans(model)?;
+                    Ok(Cost::of(&plans, trained, trained, &how.recipe, c.train.len()))
+                }
+            },
+            Job::Distil { teacher } => {
+                let (fd, d) = (distillation(&c.config, teacher, c.classes)?, &c.config.distil);
+                let plan = fd.plan(d.recipe.batch / d.recipe.accumulate, d.engine)?.plan;
+                Ok(Cost::of(&[plan], fd.trained.count(), fd.frozen.count(), &d.recipe, c.train.len()))
+            }
+            Job::FineTune { model, column, from_scratch } => {
+                let how = self.supervised(column, *from_scratch);
+                classifier(&fine_tuned_model(model, how, c.classes), how, c.labelled(column, self.seed)?.len())
+            }
+            Job::Given { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => Ok(Cost::default()),
+        }
+    }
+
+    /// The learner, for stages that train; without `input` from initial values, which cost the same.
+    fn prepare(&self, input: Option<&Checkpoint>) -> Result<Option<Prepared>, Error> {
+        Ok(match &self.job {
+            Job::Pretrain { model, how, .. } => Some(self.prepare_teacher(model, how, input)?),
+            Job::Distil { teacher } => Some(self.prepare_student(teacher, input)?),
+            Job::FineTune { model, column, from_scratch } => {
+                Some(self.prepare_classifier(model, column, self.supervised(column, *from_scratch), input)?)
+            }
+            Job::Given { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => None,
+        })
+    }
+
+    fn prepare_teacher(&self, model: &VitConfig, how: &Pretrain, input: Option<&Checkpoint>) -> Result<Prepared, Error> {
+        let c = &self.context;
+        match how {
+            Pretrain::Supervised { train: how } => {
+                let model = supervised_model(model, how, c.classes);
+                let (vit, start) = random(&model, c.config.init, self.seed)?;
+                self.train_classifier(&vit, onto(start, input)?, how, &c.train)
+            }
+            Pretrain::Dino { train: how } => {
+                let (mut learner, params) = dino(c, how, model, None, self.seed)?;
+                let params = onto(params, input)?;
+                learner.start_from(&params);
+                let loader = c.loader(&c.train, how.crops(&c.config.data.normalise)?, &how.recipe, self.seed)?;
+                Ok(Prepared { learner: Box::new(learner), params, loader, recipe: how.recipe.clone() })
+            }
+        }
+    }
+
+    fn prepare_student(&self, teacher: &VitConfig, input: Option<&Checkpoint>) -> Result<Prepared, Error> {
+        let (c, d) = (&self.context, &self.context.config.distil);
+        let fd = distillation(&c.config, teacher, c.classes)?;
+        let mut frozen = Params::new(&fd.frozen, DType::F32);
+        input.map_or(Ok(()), |weights| weights.load(&mut frozen, ""))?;
+        let mut params = Params::new(&fd.trained, DType::F32);
+        for prefix in ["encoder.", "decoder."] {
+            initialise(&mut params, prefix, &c.config.student, c.config.init, self.seed);
+        }
+        let step = fd.plan(d.recipe.batch / d.recipe.accumulate, d.engine)?;
+        let task = Task { plan: step.plan, images: step.images, targets: None, loss: step.loss };
+        let view = d.views.augment(c.config.student.img_size, &c.config.data.normalise)?;
+        let loader = c.loader(&c.train, c.one(view), &d.recipe, self.seed)?;
+        let learner = PlanLearner::new(task, c.device, self.seed, vec![frozen], None);
+        Ok(Prepared { learner: Box::new(learner), params, loader, recipe: d.recipe.clone() })
+    }
+
+    /// As in the paper: patch tokens are averaged, the distilled final norm is dropped for a fresh one, and a shared position table is
+    /// copied to every block.
+    fn prepare_classifier(
+        &self,
+        model: &VitConfig,
+        column: &FineTune,
+        how: &Supervised,
+        input: Option<&Checkpoint>,
+    ) -> Result<Prepared, Error> {
+        let c = &self.context;
+        let config = fine_tuned_model(model, how, c.classes);
+        let (vit, start) = random(&config, c.config.init, self.seed)?;
+        let pretrained = input.map(|weights| {
+            let mut weights = weights.clone();
+            weights.shared_table_to_blocks(config.depth);
+            weights.tensors.retain(|name, _| !name.starts_with("norm."));
+            weights
+        });
+        self.train_classifier(&vit, onto(start, pretrained.as_ref())?, how, &c.labelled(column, self.seed)?)
+    }
+
+    fn train_classifier(&self, vit: &Vit, params: Params, how: &Supervised, source: &Arc<dyn Source>) -> Result<Prepared, Error> {
+        let c = &self.context;
+        let task = classifier(vit, params.layout(), &how.recipe, c.classes)?;
+        let view = how.views.augment(vit.config().img_size, &c.config.data.normalise)?;
+        let loader = c.loader(source, c.one(view), &how.recipe, self.seed)?;
+        let learner = PlanLearner::new(task, c.device, self.seed, vec![], Some(mix(how)?));
+        Ok(Prepared { learner: Box::new(learner), params, loader, recipe: how.recipe.clone() })
+    }
+
+    /// Trains and returns the parameters that training is for.
+    fn train(&self, stage: &Running, name: &str, input: Option<&Checkpoint>) -> Result<Params, Error> {
+        let Some(Prepared { mut learner, mut params, loader, recipe }) = self.prepare(input)? else {
+            unreachable!("a job without training does not train");
+        };
+        stage.train(Stage { name, recipe: &recipe, loader }, learner.as_mut(), &mut params)?;
+        Ok(learner.result(&params).clone())
+    }
+
+    /// The first input's weights; without the head of its pretraining unless `with_head`.
+    fn input(&self, stage: &Running, model: &VitConfig, with_head: bool) -> Result<Checkpoint, Error> {
+        let (path, bytes) = stage.input(0, WEIGHTS)?;
+        let weights = Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
+        let encoder = Encoder { config: model.clone(), weights };
+        Ok(if with_head { encoder.weights } else { encoder.bare() })
+    }
+}
+
+impl Work for TableWork {
+    fn run(&self, stage: &mut Running) -> Result<Vec<(String, f64)>, Error> {
+        let c = &self.context;
+        match &self.job {
+            Job::Given { bytes, .. } => stage.write(WEIGHTS, bytes)?,
+            Job::Random { model } => {
+                let (_, params) = random(model, c.config.init, self.seed)?;
+                stage.write(WEIGHTS, &described(Checkpoint::of(&params, ""), model)?.to_bytes()?)?;
+            }
+            Job::Pretrain { model, on, .. } => {
+                let input = if *on { Some(self.input(stage, model, true)?) } else { None };
+                let trained = self.train(stage, "pretrain", input.as_ref())?;
+                let weights = described(Checkpoint::of(&trained, ""), model)?;
+                // Teachers are shipped in half precision; one that is trained here has to be the same teacher.
+                stage.write(WEIGHTS, &weights.to_f16_bytes()?)?;
+            }
+            Job::Distil { teacher } => {
+                let logits = c.config.distil.objective.target == crate::Target::Logits;
+                let input = self.input(stage, teacher, logits)?;
+                let trained = self.train(stage, "distil", Some(&input))?;
+                stage.write(WEIGHTS, &described(Checkpoint::of(&trained, "encoder."), &c.config.student)?.to_bytes()?)?;
+            }
+            Job::FineTune { model, column, from_scratch } => {
+                let input = self.input(stage, model, false)?;
+                let trained = self.train(stage, &column.name, Some(&input))?;
+                let config = fine_tuned_model(model, self.supervised(column, *from_scratch), c.classes);
+                let weights = Checkpoint::of(&trained, "");
+                let (vit, params) = loaded(&config, &weights)?;
+                let [logits] = outputs(&vit, &params, [Output::Logits], &c.test_images()?, c.device)?;
+                stage.write(WEIGHTS, &described(weights, &config)?.to_bytes()?)?;
+                return predictions(stage, &[(column.name.as_str(), logits)]);
+            }
+            Job::Probe { model } => {
+                let (vit, params) = loaded(model, &self.input(stage, model, false)?)?;
+                let sets = [c.train_images()?, c.test_images()?];
+                if model.cls_token {
+                    let of = |loader: &Loader| outputs(&vit, &params, [Output::Cls, Output::MeanPatches], loader, c.device);
+                    let ([train_cls, train], [test_cls, test]) = (of(&sets[0])?, of(&sets[1])?);
+                    return self.judge(stage, Some((&train_cls, &test_cls)), (&train, &test));
+                }
+                let of = |loader: &Loader| outputs(&vit, &params, [Output::MeanPatches], loader, c.device);
+                let ([train], [test]) = (of(&sets[0])?, of(&sets[1])?);
+                return self.judge(stage, None, (&train, &test));
+            }
+            Job::Pixels => {
+                let (train, test) = (pixels(&c.train_images()?)?, pixels(&c.test_images()?)?);
+                return self.judge(stage, Some((&train, &test)), (&train, &test));
+            }
+        }
+        Ok(vec![])
+    }
+
+    fn rehearse(&self) -> Result<f64, Error> {
+        let Some(Prepared { mut learner, params, loader, recipe }) = self.prepare(None)? else { return Ok(0.0) };
+        let (mut grads, mut steps) = (Grads::new(params.layout(), DType::F32), vec![]);
+        let total = recipe.epochs * loader.batches();
+        // The first step has page faults and thread starts in it.
+        for (step, batch) in loader.epoch(0, 0).take(4).enumerate() {
+            let mut batch = batch?;
+            let start = Instant::now();
+            learner.gradients(&mut batch, At { step, steps: total }, &params, &mut grads)?;
+            steps.push(start.elapsed().as_secs_f64());
+        }
+        let measured = &steps[1.min(steps.len() - 1)..];
+        Ok(total as f64 * measured.iter().sum::<f64>() / measured.len() as f64)
+    }
+}
+
+impl TableWork {
+    /// Probes and neighbours on features (training, test) of the CLS token, if there is one, and of the average.
+    fn judge(
+        &self,
+        stage: &mut Running,
+        cls: Option<(&Outputs, &Outputs)>,
+        average: (&Outputs, &Outputs),
+    ) -> Result<Vec<(String, f64)>, Error> {
+        let c = &self.context;
+        let probed = |(train, test): (&Outputs, &Outputs)| probe(&c.config.probe, train, test, c.classes, self.seed, c.device);
+        let mut measures = vec![(PROBE_AVG, probed(average)?)];
+        if let Some((train, test)) = cls {
+            measures.push((PROBE_CLS, probed((train, test))?));
+            measures.push((KNN, knn(&c.config.knn, train, test, c.classes)));
+        }
+        predictions(stage, &measures)
+    }
+}
+
+/// Writes the predicted classes and returns the accuracies.
+fn predictions(stage: &mut Running, measures: &[(&str, Outputs)]) -> Result<Vec<(String, f64)>, Error> {
+    let tops: Vec<Vec<u32>> = measures.iter().map(|(_, o)| o.top()).collect();
+    let mut text = String::from("label");
+    measures.iter().for_each(|(name, _)| _ = write!(text, ",{name}"));
+    for (i, label) in measures.first().map_or(&[][..], |(_, o)| &o.labels).iter().enumerate() {
+        let _ = write!(text, "\n{label}");
+        tops.iter().for_each(|top| _ = write!(text, ",{}", top[i]));
+    }
+    text.push('\n');
+    stage.write(PREDICTIONS, text.as_bytes())?;
+    Ok(measures.iter().map(|(name, o)| (name.to_string(), o.accuracy())).collect())
+}
+
+/// Initial values with given ones in the place of those that there are.
+fn onto(mut start: Params, given: Option<&Checkpoint>) -> Result<Params, Error> {
+    if let Some(given) = given {
+        let mut all = Checkpoint::of(&start, "");
+        all.source.clone_from(&given.source);
+        all.tensors.extend(given.tensors.clone());
+        all.load(&mut start, "")?;
+    }
+    Ok(start)
+}
+
+/// Weights with their model's description.
+fn described(mut weights: Checkpoint, model: &VitConfig) -> Result<Checkpoint, Error> {
+    let text = serde_json::to_string(model).map_err(|e| Error::Usage(format!("a model's description: {e}")))?;
+    weights.metadata.insert("model".into(), text);
+    Ok(weights)
+}
