@@ -48,8 +48,12 @@ fn panels(run: &Path, plan: &RunPlan) -> Result<Vec<Panel>, Error> {
         let rows = Metrics::read(&plan.stage_dir(run, stage))?;
         let label = label(stage);
         add(&mut panels, stage.kind(), "loss", &label, &rows, |m| m.loss);
-        add(&mut panels, stage.kind(), "entropy and KL divergence (nats)", &format!("{label}, entropy"), &rows, |m| m.entropy);
-        add(&mut panels, stage.kind(), "entropy and KL divergence (nats)", &format!("{label}, KL"), &rows, |m| m.kl);
+        let mut sign = |name: &str, value: fn(&Metrics) -> Option<f64>| {
+            add(&mut panels, stage.kind(), "entropy and KL divergence (nats)", &format!("{label}, {name}"), &rows, value);
+        };
+        sign("entropy", |m| m.entropy);
+        sign("entropy of single targets", |m| m.target_entropy);
+        sign("KL", |m| m.kl);
     }
     Ok(panels)
 }

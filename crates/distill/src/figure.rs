@@ -5,6 +5,8 @@ pub(crate) mod chart;
 
 use std::path::Path;
 
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
 use plotters::prelude::*;
 
 use crate::Error;
@@ -30,13 +32,14 @@ pub(crate) trait Drawing {
 pub(crate) fn save<D: Drawing>(path: &Path, make: impl FnOnce() -> Result<D, DrawError>) -> Result<(), Error> {
     let fail = |e: DrawError| Error::File { path: path.to_path_buf(), why: format!("cannot be drawn: {e}") };
     match path.extension().and_then(|e| e.to_str()) {
-        Some("svg") => {
-            let svg = svg(make).map_err(fail)?;
-            write_atomically(path, |file| std::io::Write::write_all(file, svg.as_bytes()))
-        }
-        Some("png") => png(path, make).map_err(fail),
+        Some("svg") => whole(path, svg(make).map_err(fail)?.as_bytes()),
+        Some("png") => whole(path, &png(make).map_err(fail)?),
         _ => Err(Error::Usage(format!("{}: a figure is .svg or .png", path.display()))),
     }
+}
+
+fn whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_atomically(path, |file| std::io::Write::write_all(file, bytes))
 }
 
 /// The drawing as SVG text.
@@ -51,18 +54,18 @@ pub(crate) fn svg<D: Drawing>(make: impl FnOnce() -> Result<D, DrawError>) -> Re
     Ok(svg)
 }
 
-/// Plotters encodes into a file only: into one beside the wanted one, then renamed.
-fn png<D: Drawing>(path: &Path, make: impl FnOnce() -> Result<D, DrawError>) -> Result<(), DrawError> {
+/// The drawing as a PNG's bytes.
+fn png<D: Drawing>(make: impl FnOnce() -> Result<D, DrawError>) -> Result<Vec<u8>, DrawError> {
     canvas::register_font()?;
     let drawing = make()?;
     let (width, height) = drawing.size();
-    let temporary = path.with_extension(format!("{}.tmp.png", std::process::id()));
-    let write = || {
-        let root = BitMapBackend::new(&temporary, ((width * PNG_SCALE) as u32, (height * PNG_SCALE) as u32)).into_drawing_area();
-        drawing.draw(&Canvas::new(&root, PNG_SCALE, true))?;
-        root.present().map_err(|e| e.to_string())?;
-        drop(root);
-        std::fs::rename(&temporary, path).map_err(|e| e.to_string())
-    };
-    write().inspect_err(|_| _ = std::fs::remove_file(&temporary))
+    let (width, height) = ((width * PNG_SCALE) as u32, (height * PNG_SCALE) as u32);
+    let mut pixels = vec![0; 3 * width as usize * height as usize];
+    let root = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+    drawing.draw(&Canvas::new(&root, PNG_SCALE, true))?;
+    root.present().map_err(|e| e.to_string())?;
+    drop(root);
+    let mut bytes = vec![];
+    PngEncoder::new(&mut bytes).write_image(&pixels, width, height, ExtendedColorType::Rgb8).map_err(|e| e.to_string())?;
+    Ok(bytes)
 }

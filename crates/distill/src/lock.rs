@@ -26,7 +26,11 @@ impl RunLock {
     /// [`Error::File`] when another process (or another lock of this one) holds it, or the file cannot be made or locked.
     pub fn acquire(dir: &Path) -> Result<RunLock, Error> {
         let refuse = |holder| Error::File { path: dir.to_path_buf(), why: format!("{holder} is working on this run directory") };
-        attempt(dir)?.map_err(refuse)
+        // Who only looks whether a run is alive holds the lock for an instant.
+        attempt(dir)?.or_else(|_| {
+            std::thread::sleep(RETRY);
+            attempt(dir)?.map_err(refuse)
+        })
     }
 
     /// As [`RunLock::acquire`], but waits until the directory is free.

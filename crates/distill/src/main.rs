@@ -48,7 +48,6 @@ fn end(message: &str, code: u8) -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     log(cli.verbose);
-    interrupt::install().context("SIGINT and SIGTERM cannot be caught")?;
     cli.device.check()?;
     if let Some(level) = cli.simd
         && !simd::force(level)
@@ -67,6 +66,9 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
 
 fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
     let out = &mut commands::Output::new();
+    if matches!(cli.command, Command::Table(_) | Command::Sweep(_)) {
+        interrupt::install().context("SIGINT and SIGTERM cannot be caught")?;
+    }
     match &cli.command {
         Command::Table(args) => commands::table(&args.options(cli.device), out),
         Command::Sweep(args) => commands::sweep(&args.options(cli.device), out),

@@ -112,7 +112,7 @@ impl RunDir {
         let path = self.file(name);
         let refuse = |e: std::io::Error| Error::File { path: path.clone(), why: format!("cannot be written: {e}") };
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(refuse)?;
-        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        let temporary = temporary(&path);
         let _ = fs::remove_file(&temporary);
         let copied = fs::hard_link(source, &temporary).or_else(|_| fs::copy(source, &temporary).map(drop));
         copied.and_then(|()| fs::rename(&temporary, &path)).map_err(refuse)?;
@@ -157,13 +157,33 @@ fn remove_made(directories: &[PathBuf]) {
     directories.iter().for_each(|new| _ = fs::remove_dir(new));
 }
 
-/// Writes a file under a temporary name beside it, syncs and renames it; parent folders are made.
-pub(crate) fn write_atomically(path: &Path, contents: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<(), Error> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+/// The name of a file while it is being written: `.<name>.<process>.tmp` beside it. (Figures end in `.tmp.png`: their encoder wants it.)
+fn temporary(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = folder.join(name);
+    path.with_file_name(name)
+}
+
+fn is_temporary(name: &str) -> bool {
+    let inner = name.strip_prefix('.').and_then(|n| n.strip_suffix(".png").unwrap_or(n).strip_suffix(".tmp"));
+    let process = name.strip_prefix(".probe.").or_else(|| Some(inner?.rsplit_once('.')?.1));
+    process.is_some_and(|id| id.parse::<u32>().is_ok())
+}
+
+/// Removes what processes that were killed left half written in a directory, as far as that can be done. Whoever may write there calls.
+pub(crate) fn remove_temporaries(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_temporary) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Writes a file under a temporary name beside it, syncs and renames it; parent folders are made.
+pub(crate) fn write_atomically(path: &Path, contents: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<(), Error> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let temporary = temporary(path);
     let write = || {
         fs::create_dir_all(folder)?;
         let mut file = File::create(&temporary)?;

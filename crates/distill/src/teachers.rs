@@ -34,8 +34,16 @@ struct Asset {
     bytes: &'static [u8],
 }
 
+/// What a manifest begins with.
+const HEAD: &str = "\
+# Shipped teachers and what made them. `command`, in a clone's root, makes them again, to the same bytes at the same SIMD level. Replaced by
+#     cargo xtask reproduce-table --pretrain --seeds 1 --ship crates/distill/assets/teachers
+";
 const MANIFEST: &str = include_str!("../assets/teachers/teachers.toml");
-const ASSETS: [Asset; 0] = [];
+const ASSETS: [Asset; 2] = [
+    Asset { file: "dino.safetensors", bytes: include_bytes!("../assets/teachers/dino.safetensors") },
+    Asset { file: "supervised.safetensors", bytes: include_bytes!("../assets/teachers/supervised.safetensors") },
+];
 
 /// All entries by file name.
 pub fn shipped() -> BTreeMap<String, Shipped> {
@@ -70,7 +78,8 @@ pub fn ship(folder: &Path, teachers: &[(String, Vec<u8>, Shipped)]) -> Result<()
         entries.insert(file, entry);
     }
     let path = folder.join("teachers.toml");
-    let text = toml::to_string(&entries).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
+    let entries = toml::to_string(&entries).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
+    let text = format!("{HEAD}{entries}");
     write_atomically(&path, |f| std::io::Write::write_all(f, text.as_bytes()))
 }
 

@@ -8,10 +8,11 @@ mod plan_learner;
 mod state;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fd_compute::optim::{AdamW, clip_factor, grad_norm};
-use fd_compute::{DType, Grads, Params};
+use fd_compute::{DType, Grads, Layout, Params};
 use fd_data::{Batch, Loader};
 
 pub use plan_learner::{Loss, PlanLearner, Task};
@@ -139,33 +140,26 @@ impl Stage<'_> {
     pub fn run(self, learner: &mut dyn Learner, params: &mut Params, watch: &mut Watch) -> Result<StepReport, Error> {
         let (recipe, per_epoch) = (self.recipe, self.loader.batches());
         let steps = recipe.epochs * per_epoch;
-        let warmup_steps = (recipe.warmup_epochs * per_epoch as f64).round() as usize;
-        let schedule = Cosine { base_lr: recipe.lr, warmup_lr: recipe.warmup_lr, min_lr: recipe.min_lr, steps, warmup_steps };
-        let layout = params.layout().clone();
-        let mut rates = Rates::new(&layout, recipe.weight_decay, recipe.layer_decay, schedule);
-        let mut adam = AdamW::new(&layout, DType::F32, (recipe.betas[0], recipe.betas[1]), 1e-8);
-        let mut grads = Grads::new(&layout, DType::F32);
+        let mut optimiser = Optimiser::new(recipe, params.layout(), per_epoch);
         let mut progress = Progress::default();
         if let Some(keep) = watch.keep
             && let Some((_, saved)) = snapshot::newest(keep.dir)?
         {
-            progress = state::restore(&saved, params, &mut adam, learner)?;
+            progress = state::restore(&saved, params, &mut optimiser.adam, learner)?;
         }
         let (start, first, mut saved) = (Instant::now(), progress.step, Instant::now());
         let mut last = StepReport { step: progress.step, steps, ..StepReport::default() };
         for epoch in progress.step / per_epoch..recipe.epochs {
             for batch in self.loader.epoch(epoch as u64, progress.step % per_epoch) {
-                let mut batch = batch?;
-                let at = At { step: progress.step, steps };
-                let measured = learner.gradients(&mut batch, at, params, &mut grads)?;
-                let norm = grad_norm(&grads);
-                if measured.loss.is_finite() && norm.is_finite() {
-                    let clip = clip_factor(norm, Some(recipe.clip_grad).filter(|c| *c > 0.0));
-                    adam.step(params, &grads, rates.update(at.step), clip)?;
+                let (mut batch, at) = (batch?, At { step: progress.step, steps });
+                let measured = learner.gradients(&mut batch, at, params, &mut optimiser.grads)?;
+                let grad_norm = grad_norm(&optimiser.grads);
+                if measured.loss.is_finite() && grad_norm.is_finite() {
+                    optimiser.step(params, at, grad_norm)?;
                     learner.stepped(params, at);
                 } else {
                     progress.skipped += 1;
-                    self.refuse_divergence(&batch, at, measured.loss, norm, progress.skipped)?;
+                    self.refuse_divergence(&batch, at, measured.loss, grad_norm, progress.skipped)?;
                 }
                 progress.step += 1;
                 last = StepReport {
@@ -173,18 +167,19 @@ impl Stage<'_> {
                     steps,
                     epoch: progress.step as f64 / per_epoch as f64,
                     measured,
-                    grad_norm: norm,
-                    lr: schedule.at(at.step, 1.0),
+                    grad_norm,
+                    lr: optimiser.schedule.at(at.step, 1.0),
                     images_per_second: ((progress.step - first) * recipe.batch) as f64 / start.elapsed().as_secs_f64(),
                     skipped: progress.skipped,
                 };
                 (watch.report)(&last)?;
+                if progress.step == steps {
+                    break; // what is done needs no checkpoint, and no signal stops it
+                }
                 let signal = (watch.stop)();
-                if let Some(keep) = watch.keep
-                    && progress.step < steps
-                    && (signal.is_some() || saved.elapsed() >= keep.every)
-                {
-                    snapshot::save(keep.dir, progress.step as u64, &state::capture(progress, params, &adam, learner))?;
+                if let Some(keep) = watch.keep.filter(|keep| signal.is_some() || saved.elapsed() >= keep.every) {
+                    let state = state::capture(progress, params, &optimiser.adam, learner);
+                    snapshot::save(keep.dir, progress.step as u64, &state)?;
                     saved = Instant::now();
                 }
                 if let Some(signal) = signal {
@@ -204,5 +199,34 @@ impl Stage<'_> {
         let more = if batch.indices.len() > images.len() { ", …" } else { "" };
         let images = format!("{}{more}", images.join(", "));
         Err(Error::Diverged { stage: self.name.to_string(), step: at.step + 1, skipped, loss, grad_norm, images })
+    }
+}
+
+/// AdamW as a recipe says.
+struct Optimiser {
+    schedule: Cosine,
+    rates: Rates,
+    adam: AdamW,
+    grads: Grads,
+    clip: Option<f64>,
+}
+
+impl Optimiser {
+    fn new(recipe: &Recipe, layout: &Arc<Layout>, per_epoch: usize) -> Self {
+        let warmup_steps = (recipe.warmup_epochs * per_epoch as f64).round() as usize;
+        let steps = recipe.epochs * per_epoch;
+        let schedule = Cosine { base_lr: recipe.lr, warmup_lr: recipe.warmup_lr, min_lr: recipe.min_lr, steps, warmup_steps };
+        Optimiser {
+            schedule,
+            rates: Rates::new(layout, recipe.weight_decay, recipe.layer_decay, schedule),
+            adam: AdamW::new(layout, DType::F32, (recipe.betas[0], recipe.betas[1]), 1e-8),
+            grads: Grads::new(layout, DType::F32),
+            clip: Some(recipe.clip_grad).filter(|c| *c > 0.0),
+        }
+    }
+
+    fn step(&mut self, params: &mut Params, at: At, grad_norm: f64) -> Result<(), Error> {
+        let clip = clip_factor(grad_norm, self.clip);
+        Ok(self.adam.step(params, &self.grads, self.rates.update(at.step), clip)?)
     }
 }

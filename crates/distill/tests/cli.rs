@@ -62,9 +62,15 @@ fn words_it_does_not_know() {
     s.refused(&[], &["subcommand"]);
     s.refused(&["tabel"], &["tabel", "table"]);
     s.refused(&["table", "--prest", "smoke"], &["--prest"]);
-    s.refused(&["table", "--preset", "huge"], &["huge", "smoke", "mini"]);
+    s.refused(&["table", "--preset", "huge"], &["huge", "smoke", "main"]);
     s.refused(&["table", "--preset", "smoke", "--config", "x.toml"], &["--preset", "--config"]);
+    s.refused(&["table", "--preset", "mini"], &["mini", "smoke", "main", "small"]);
     s.refused(&["table", "--seeds", "1,x"], &["1,x", "expected"]);
+    s.refused(&["table", "--jobs", "0"], &["--jobs", "1 to 256"]);
+    for wrong in ["-1", "nan", "soon", "1e300"] {
+        s.refused(&["table", &format!("--checkpoint-every={wrong}")], &["--checkpoint-every", wrong, "expected a number of seconds"]);
+    }
+    s.refused(&["sweep"], &["<FILE>"]);
     s.refused(&["parity"], &["<DIR>"]);
     s.refused(&["bench"], &["subcommand"]);
     s.refused(&["bench", "fd-step", "--preset", "giant"], &["giant", "mini, tiny, vitb or vitl"]);
@@ -95,6 +101,9 @@ fn configurations_that_cannot_be() {
     let s = Scratch::new("config");
     let unknown = s.file("unknown.toml", SMOKE.replace("[data]", "[data]\nsorted = true"));
     s.refused(&["table", "--config", &unknown], &["unknown.toml: line ", "unknown field `sorted`", "`train_per_class`"]);
+    // Two teachers: the line is the second's.
+    let teacher = s.file("teacher.toml", SMOKE.replace("name = \"supervised\"\n", "name = \"supervised\"\nsorted = true\n"));
+    s.refused(&["table", "--config", &teacher], &["teacher.toml: line ", "unknown field `sorted`", "`train_on_epochs`"]);
     let typed = s.file("typed.toml", SMOKE.replace("seeds = [0]", "seeds = \"zero\""));
     s.refused(&["table", "--config", &typed], &["typed.toml: line ", "seeds", "expected a sequence"]);
     let broken = s.file("broken.toml", "name = \n");
@@ -108,12 +117,23 @@ fn configurations_that_cannot_be() {
 #[test]
 fn overrides_that_hit_nothing() {
     let s = Scratch::new("set");
-    let smoke = |set: &'static str, parts: &[&str]| s.refused(&["table", "--preset", "smoke", "--set", set], parts);
+    let smoke = |set: &str, parts: &[&str]| s.refused(&["table", "--preset", "smoke", "--set", set], parts);
     smoke("distil.recipe.epoch=1", &["smoke.toml: --set distil.recipe.epoch=1: no key", "nearest: `distil.recipe.epochs`"]);
     smoke("distil", &["--set distil: expected `key.path=value`"]);
     smoke("distil.recipe.epochs=many", &["--set distil.recipe.epochs=many: ", "invalid type: string \"many\", expected usize"]);
     smoke("student.num_heads=7", &["num_heads"]);
     smoke("seeds=[]", &["seeds"]);
+    let dino = "teachers.DINO.pretrain.train.recipe";
+    smoke(&format!("{dino}.epoch=1"), &["smoke.toml: --set ", ": no key", "nearest: `", ".epochs`"]);
+    smoke(&format!("{dino}.batch=161000"), &["smoke.toml", "teachers.DINO.pretrain", "batch"]);
+    smoke("teachers.DINOS.seed=1", &["no key `teachers.DINOS`", "DINO"]);
+    smoke("teachers.supervised.name=DINO", &["teachers: `DINO` stands there twice"]);
+    let (pretrained, scratch) = ("fine_tune.fine-tune-200.train.recipe", "fine_tune.fine-tune-200.from_scratch.recipe");
+    smoke(&format!("{pretrained}.lr=inf"), &[&format!("{pretrained}.lr: inf")]);
+    smoke(&format!("{pretrained}.accumulate=0"), &[&format!("{pretrained}.accumulate: 0 does not divide a batch of 32")]);
+    smoke(&format!("{scratch}.epochs=0"), &[&format!("{scratch}.epochs: must be at least 1")]);
+    smoke(&format!("{scratch}.batch=201"), &[&format!("{scratch}.batch: 201 does not fit 200 training images")]);
+    smoke("columns=[\"top-5\"]", &["columns: no measure `top-5`", "fine-tune-600", "probe-cls"]);
     smoke("name=a\nb", &["smoke.toml: key `name`: \"a\\nb\" cannot be the name of a directory"]);
 }
 
@@ -122,8 +142,9 @@ fn run_directories_that_cannot_be_written() {
     let s = Scratch::new("out");
     let file = s.file("taken", "precious");
     let below = format!("{file}/run/a");
-    for out in [file.as_str(), below.as_str(), "/proc/fd-distill/run"] {
-        s.refused(&["table", "--preset", "smoke", "--out", out], &[out]);
+    s.file("thesis.tex", "mine");
+    for out in [file.as_str(), below.as_str(), "/proc/fd-distill/run", "."] {
+        s.refused(&["table", "--preset", "smoke", "--out", out], &[&format!("error: {out}: ")]);
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }
@@ -158,45 +179,54 @@ fn a_closed_standard_output_is_silent() {
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
 }
 
-/// A table as small as it gets, end to end: what lies in its run directory.
+/// A table as small as it gets.
+fn quick() -> Vec<String> {
+    let sets = ["data.train_per_class=16", "data.test_per_class=10", "columns=[\"fine-tune-200\",\"probe-avg\"]", "knn.k=5"];
+    let probe = ["probe.epochs=1", "probe.warmup_epochs=0", "probe.batch=50"];
+    let trained = ["teachers.DINO.pretrain.train", "teachers.supervised.pretrain.train", "distil"].map(String::from);
+    let fine_tuned = ["train", "from_scratch"].map(|which| format!("fine_tune.fine-tune-200.{which}"));
+    let short = trained.into_iter().chain(fine_tuned);
+    let short = short.flat_map(|at| ["epochs=1", "warmup_epochs=0", "batch=20"].map(|set| format!("--set={at}.recipe.{set}")));
+    let all = sets.iter().chain(&probe).map(|set| format!("--set={set}"));
+    all.chain(["--set=fine_tune.fine-tune-200.labels_per_class=8".into()]).chain(short).collect()
+}
+
+/// End to end: what lies in its run directory.
 #[test]
 fn a_table_leaves_a_whole_run_directory() {
     let s = Scratch::new("table");
-    let sets = ["data.train_per_class=10", "data.test_per_class=10", "pretrain.recipe.epochs=1", "pretrain.recipe.warmup_epochs=0"];
-    let more = ["distil.recipe.epochs=1", "distil.recipe.warmup_epochs=0", "fine_tune.recipe.epochs=1", "fine_tune.recipe.warmup_epochs=0"];
+    let quick = quick();
     let mut args = vec!["table", "--preset", "smoke", "--seeds", "3,5", "--threads", "1", "--out", "runs/x"];
-    sets.iter()
-        .chain(&more)
-        .chain(&["probe.epochs=1", "probe.warmup_epochs=0", "probe.batch=50"])
-        .for_each(|set| args.extend(["--set", set]));
+    args.extend(quick.iter().map(String::as_str));
     let output = s.distill(&args);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(0), "{err}");
-    assert!(out.starts_with("# smoke\n") && out.contains("Seeds: 3, 5.") && out.contains("supervised teacher + FD"), "{out}");
+    assert!(out.starts_with("# smoke\n") && out.contains("Seeds: 3, 5.") && out.contains("| DINO + FD "), "{out}");
     let run = Scratch(s.0.join("runs/x"));
-    let expected = [
-        "config.toml",
-        "meta.json",
-        "metrics.csv",
-        "student-seed3.safetensors",
-        "student-seed5.safetensors",
-        "table.csv",
-        "table.json",
-        "table.md",
-        "table.png",
-        "table.svg",
-        "teacher-seed3.safetensors",
-        "teacher-seed5.safetensors",
-    ];
-    assert_eq!(run.names(), expected);
+    let tables = ["table.csv", "table.json", "table.md", "table.png", "table.svg", "table.tex"];
+    let differences = ["differences.csv", "differences.png", "differences.svg"];
+    let names = run.names();
+    for name in ["config.toml", "meta.json", "stages", "weights"].iter().chain(&tables).chain(&differences) {
+        assert!(names.iter().any(|n| n == name), "{name} is not in {names:?}");
+    }
+    let weights = Scratch(run.0.join("weights"));
+    let students = |teacher: &str| [3, 5].map(|seed| format!("{teacher}-student-seed{seed}.safetensors"));
+    let expected =
+        [&students("dino")[..], &["dino.safetensors".into()], &students("supervised"), &["supervised.safetensors".into()]].concat();
+    assert_eq!(weights.names(), expected);
     let config = std::fs::read_to_string(run.0.join("config.toml")).unwrap();
-    assert!(config.contains("seeds = [3, 5]") && config.contains("train_per_class = 10"), "{config}");
+    assert!(config.contains("seeds = [3, 5]") && config.contains("train_per_class = 16") && config.contains("std = [0.353]"), "{config}");
     let csv = std::fs::read_to_string(run.0.join("table.csv")).unwrap();
-    assert_eq!(csv.lines().count(), 1 + 2 * 7, "four rows, seven measures, two seeds");
-    let metrics = std::fs::read_to_string(run.0.join("metrics.csv")).unwrap();
-    assert!(metrics.starts_with("stage,seed,step,") && metrics.contains("\ndistil,5,1,"), "{metrics}");
+    assert_eq!(csv.lines().count(), 1 + 2 * (8 * 2 + 1), "eight rows of two measures and the pixels' one, two seeds: {csv}");
+    let stages = Scratch(run.0.join("stages"));
+    let distil = stages.names().into_iter().find(|n| n.starts_with("distil-dino-seed5-")).unwrap();
+    let metrics = std::fs::read_to_string(stages.0.join(distil).join("metrics.csv")).unwrap();
+    assert!(metrics.starts_with("step,epoch,loss,lr,") && metrics.contains("\n1,0.125,") && metrics.contains("\n8,1.0,"), "{metrics}");
     let resumable = run.0.join("config.toml").display().to_string();
     s.refused(&["table", "--config", &resumable, "--set", "nam=x"], &["nearest: `name`"]);
+    // The resolved configuration is the run's: the same again, from that file alone.
+    let again = s.distill(&["table", "--config", &resumable, "--threads", "1", "--out", "runs/x"]);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("\n0 stages ran, 48 were there already. "), "{again:?}");
 }
 
 /// An IDX file: its magic number, its extents, its bytes.
@@ -230,16 +260,14 @@ fn data_files_that_are_missing_damaged_or_mislabelled() {
 #[test]
 fn checkpoints_that_are_missing_damaged_or_of_another_model() {
     let s = Scratch::new("checkpoints");
-    let quick: Vec<String> = ["pretrain", "distil", "fine_tune"]
-        .iter()
-        .flat_map(|stage| [format!("--set={stage}.recipe.epochs=1"), format!("--set={stage}.recipe.warmup_epochs=0")])
-        .collect();
+    let quick = quick();
     let mut args = vec!["table", "--preset", "smoke", "--out", "first"];
     args.extend(quick.iter().map(String::as_str));
     let first = s.distill(&args);
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
-    let teacher = std::fs::read(s.0.join("first/teacher-seed0.safetensors")).unwrap();
-    let cut = s.file("cut.safetensors", &teacher[..teacher.len() / 2]);
+    let (teacher, student) = ("first/weights/dino.safetensors", "first/weights/dino-student-seed0.safetensors");
+    let bytes = std::fs::read(s.0.join(teacher)).unwrap();
+    let cut = s.file("cut.safetensors", &bytes[..bytes.len() / 2]);
     let noise = s.file("noise.safetensors", "not a checkpoint");
     let refused = |file: &str, extra: &str, parts: &[&str]| {
         s.refused(&["table", "--preset", "smoke", "--out", "second", "--teacher", file, extra], parts);
@@ -247,14 +275,17 @@ fn checkpoints_that_are_missing_damaged_or_of_another_model() {
     refused("gone.safetensors", "-v", &["gone.safetensors", "cannot be read"]);
     refused(&cut, "-v", &["cut.safetensors"]);
     refused(&noise, "-v", &["noise.safetensors"]);
-    refused("first/teacher-seed0.safetensors", "--set=teacher.embed_dim=32", &["teacher-seed0.safetensors", "shape", "[64]", "[32]"]);
-    refused("first/student-seed0.safetensors", "-v", &["student-seed0.safetensors", "not part of the model"]);
+    refused(teacher, "--set=teachers.DINO.model.embed_dim=32", &["dino.safetensors", "shape", "[64]", "[32]"]);
+    refused(student, "-v", &["dino-student-seed0.safetensors", "not part of the model"]);
     // The right one goes in place of training, and the same student comes out.
     args[4] = "second";
-    args.extend(["--teacher", "first/teacher-seed0.safetensors"]);
+    args.extend(["--teacher", teacher]);
     let second = s.distill(&args);
     assert!(second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
-    let student = |run: &str| std::fs::read(s.0.join(run).join("student-seed0.safetensors")).unwrap();
-    assert!(student("first") == student("second"), "the student of the same teacher");
-    assert!(String::from_utf8_lossy(&second.stdout).contains("given teacher + FD"));
+    let student = |run: &str, name: &str| std::fs::read(s.0.join(run).join("weights").join(name)).unwrap();
+    let (ours, theirs) = (student("first", "dino-student-seed0.safetensors"), student("second", "given-teacher-student-seed0.safetensors"));
+    assert!(ours == theirs, "the student of the same teacher");
+    assert!(bytes == student("second", "given-teacher.safetensors"), "the teacher as it was given");
+    let table = String::from_utf8_lossy(&second.stdout).into_owned();
+    assert!(table.contains("| given teacher + FD ") && !table.contains("DINO"), "one teacher: {table}");
 }

@@ -9,11 +9,11 @@ use fd_compute::Device;
 use fd_data::{Loader, LoaderConfig};
 use fd_distill::dino::{DinoLearner, Targets};
 use fd_distill::distillation::{Engine, Projector};
-use fd_distill::graph::{Done, Graph, Listener, NodeId, Options, Ran, Store};
+use fd_distill::graph::{Done, Graph, Listener, NodeId, Options, Ran, Spec, Store};
 use fd_distill::interrupt::Signal;
 use fd_distill::pretrain::Pretrain;
 use fd_distill::stage_log::Metrics;
-use fd_distill::table::{Builder, Context, TableConfig, TablePlan};
+use fd_distill::table::{Builder, Context, Job, TableConfig, TablePlan, TableWork};
 use fd_distill::train::{Keep, Stage, StepReport, Watch};
 use fd_distill::{Error, FeatureDistance, Normalisation, Objective, Target};
 use fd_model::{Checkpoint, Init};
@@ -323,4 +323,46 @@ fn numbers_that_are_not_finite_are_skipped_counted_and_stop_a_run() {
     assert!(error.contains("images ") && error.contains("learning rate"), "{error}");
     let rows = Metrics::read(&stage(&scratch.0, "pretrain-supervised")).expect("metrics");
     assert!(!rows.is_empty());
+}
+
+/// The main table's own configuration.
+fn main_config() -> TableConfig {
+    fd_distill::config::load::<TableConfig>(&fd_distill::table::embedded("main").expect("embedded"), &[]).expect("a table").0
+}
+
+#[test]
+fn the_main_table_takes_the_shipped_teachers_and_a_changed_recipe_does_not() {
+    let shipped = |config: TableConfig| {
+        let mut graph = Graph::default();
+        let plan = Builder::new(&mut graph, false).table(&Arc::new(Context::new(config, Device::Cpu).expect("a context"))).expect("a plan");
+        plan.shipped.into_iter().map(|(name, _, id)| (name, graph.node(id).spec.steps)).collect::<Vec<_>>()
+    };
+    // If this fails, a recipe in main.toml or a stage's key was changed: `--pretrain --seeds 1 --ship crates/distill/assets/teachers`.
+    assert_eq!(shipped(main_config()), [("DINO".to_string(), 0), ("supervised".to_string(), 0)]);
+    let mut changed = main_config();
+    changed.teachers[0].seed = 1;
+    assert_eq!(shipped(changed), [("supervised".to_string(), 0)]);
+}
+
+/// Linear probe on 6,000 labels, CLS: the shipped DINO teacher against its architecture with random weights.
+#[test]
+fn the_shipped_dino_teacher_has_learnt() {
+    let (scratch, config) = (Scratch::new("dino"), main_config());
+    let model = config.teachers[0].model.clone();
+    let context = Arc::new(Context::new(config, Device::Cpu).expect("a context"));
+    let mut graph = Graph::default();
+    let mut add = |slug: &str, job: Job, inputs: Vec<NodeId>| {
+        let work = TableWork { context: context.clone(), job, seed: 0 };
+        let (identity, work) = (work.identity(), Box::new(work));
+        graph.add(Spec { slug: slug.into(), title: slug.into(), identity, simd: None, inputs, steps: 0, flops: 0.0, memory: 0, work })
+    };
+    let bytes = fd_distill::teachers::bytes("dino.safetensors").expect("a shipped teacher");
+    let dino = add("dino", Job::Given { model: model.clone(), bytes: bytes.into() }, vec![]);
+    let random = add("random", Job::Random { model: model.clone() }, vec![]);
+    let probes = [dino, random].map(|encoder| add("probe", Job::Probe { model: model.clone() }, vec![encoder]));
+    let store = Store::new(&scratch.0);
+    let options = Options { jobs: 2, threads: 2, checkpoint_every: Duration::MAX };
+    fd_distill::graph::run(&graph, &store, &probes, options, &Silent).expect("two probes");
+    let [dino, random] = probes.map(|id| store.done(graph.node(id)).expect("whole").expect("done").accuracy["probe-cls"]);
+    assert!(dino >= 79.0 && dino >= random + 8.0, "DINO {dino:.2} %, random weights {random:.2} %");
 }

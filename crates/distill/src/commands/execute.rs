@@ -101,6 +101,9 @@ impl Execution<'_> {
         let store = self.store();
         let needed = graph::needed(self.graph, &store, &self.targets);
         let (mut kinds, mut lines, mut total) = (HashMap::new(), vec![], 0.0);
+        let (jobs, threads) = (self.jobs(), rayon::current_num_threads());
+        // A stage gets its share of the threads.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads((threads / jobs).max(1)).build()?;
         for id in self.graph.ids() {
             let node = self.graph.node(id);
             let mut state = if needed.contains(&id) { "to do" } else { "not needed" }.to_string();
@@ -109,28 +112,28 @@ impl Execution<'_> {
                 let kind = (node.spec.steps, node.spec.flops.to_bits(), node.spec.memory);
                 seconds = match kinds.get(&kind) {
                     Some(seconds) => *seconds,
-                    None => *kinds.entry(kind).or_insert(node.spec.work.rehearse()?),
+                    None => *kinds.entry(kind).or_insert(pool.install(|| node.spec.work.rehearse())?),
                 };
                 let steps = node.spec.steps;
                 if let Some(step) = snapshot::newest_step(&store.dir(node)).filter(|_| steps > 0) {
                     state = format!("step {step} of {steps}");
                     seconds *= 1.0 - step as f64 / steps as f64;
                 }
-            } else if store.done(node).is_some() {
+            } else if matches!(store.done(node), Ok(Some(_))) {
                 state = "done".into();
             }
             total += seconds;
-            lines.push([node.spec.title.clone(), state, node.spec.steps.to_string(), duration(seconds), memory(node.spec.memory)]);
+            let (steps, time) =
+                if node.spec.steps > 0 { (node.spec.steps.to_string(), duration(seconds)) } else { ("–".into(), "–".into()) };
+            lines.push([node.spec.title.clone(), state, steps, time, memory(node.spec.memory)]);
         }
-        let jobs = self.jobs();
         let (ready, all) = (self.graph.ids().len() - needed.len(), self.graph.ids().len());
         let mut text = table(["stage", "state", "steps", "time", "memory"], &lines);
         let _ = writeln!(
             text,
-            "{all} stages, {ready} of them done or not needed; about {} of training with {jobs} side by side, timed on a few steps with \
-             {} threads; stages are kept in {}",
+            "{all} stages, {ready} of them done or not needed; about {} of training, {jobs} side by side on {threads} threads, by the time \
+             of a few steps; stages are kept in {}",
             duration(total / jobs as f64),
-            rayon::current_num_threads(),
             store.path().display()
         );
         Ok(text)

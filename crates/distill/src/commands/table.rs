@@ -35,6 +35,9 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
     let (mut config, mut resolved) = config::load::<TableConfig>(&options.config, &options.run.sets)?;
     if let Some(seeds) = &options.run.seeds {
         config.seeds.clone_from(seeds);
+        // The rest stays as it was written: a number that went through f32 would not look the same.
+        let seeds = toml::Value::try_from(seeds).context("seeds")?;
+        resolved.insert("seeds".into(), seeds);
     }
     if let Some(path) = &options.teacher {
         config.teachers.truncate(1);
@@ -42,8 +45,6 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
             (teacher.name, teacher.weights) = ("given teacher".into(), Some(path.clone()));
         }
         config.paper.clear();
-    }
-    if options.run.seeds.is_some() || options.teacher.is_some() {
         resolved = toml::Table::try_from(&config).context("the resolved configuration")?;
     }
     let (name, seeds) = (config.name.clone(), config.seeds.clone());

@@ -8,7 +8,7 @@ use super::{Graph, NodeId, Running, Store};
 use crate::Error;
 use crate::interrupt;
 use crate::lock::RunLock;
-use crate::run_dir::write_atomically;
+use crate::run_dir::{remove_temporaries, write_atomically};
 use crate::train::StepReport;
 
 /// How to run.
@@ -47,7 +47,7 @@ pub struct Ran {
 pub fn needed(graph: &Graph, store: &Store, targets: &[NodeId]) -> BTreeSet<NodeId> {
     let (mut needed, mut seen, mut stack) = (BTreeSet::new(), BTreeSet::new(), targets.to_vec());
     while let Some(id) = stack.pop() {
-        if seen.insert(id) && store.done(graph.node(id)).is_none() {
+        if seen.insert(id) && !matches!(store.done(graph.node(id)), Ok(Some(_))) {
             needed.insert(id);
             stack.extend(&graph.node(id).spec.inputs);
         }
@@ -61,9 +61,9 @@ pub fn needed(graph: &Graph, store: &Store, targets: &[NodeId]) -> BTreeSet<Node
 /// The first stage's that fails; stages beside it end first. [`Error::Interrupted`] after a signal, with checkpoints written.
 pub fn run(graph: &Graph, store: &Store, targets: &[NodeId], options: Options, listener: &dyn Listener) -> Result<Ran, Error> {
     let waiting = needed(graph, store, targets);
-    let ran = waiting.len();
-    let jobs = options.jobs.clamp(1, ran.max(1));
-    let state = Mutex::new(State { waiting, running: BTreeSet::new(), error: None });
+    graph.ids().filter(|id| !waiting.contains(id)).try_for_each(|id| store.tidy(graph.node(id)))?;
+    let jobs = options.jobs.clamp(1, waiting.len().max(1));
+    let state = Mutex::new(State { waiting, running: BTreeSet::new(), ran: 0, error: None });
     let changed = Condvar::new();
     let worker = || {
         let pool = rayon::ThreadPoolBuilder::new().num_threads((options.threads / jobs).max(1)).build();
@@ -72,14 +72,13 @@ pub fn run(graph: &Graph, store: &Store, targets: &[NodeId], options: Options, l
             Err(e) => return lock(&state).error = Some(Error::Usage(format!("a pool of threads cannot be made: {e}"))),
         };
         while let Some(id) = next(graph, &state, &changed) {
+            let _ended = Ended { id, state: &state, changed: &changed };
             let result = pool.install(|| one(graph, store, id, options.checkpoint_every, listener));
             let mut state = lock(&state);
-            state.running.remove(&id);
-            if let Err(e) = result {
-                state.error.get_or_insert(e);
+            match result {
+                Ok(ran) => state.ran += usize::from(ran),
+                Err(e) => _ = state.error.get_or_insert(e),
             }
-            drop(state);
-            changed.notify_all();
         }
     };
     std::thread::scope(|scope| (0..jobs).for_each(|_| _ = scope.spawn(worker)));
@@ -87,14 +86,34 @@ pub fn run(graph: &Graph, store: &Store, targets: &[NodeId], options: Options, l
     match (state.error.take(), interrupt::requested().filter(|_| !state.waiting.is_empty())) {
         (Some(e), _) => Err(e),
         (None, Some(signal)) => Err(Error::Interrupted { signal, checkpoints: None }),
-        (None, None) => Ok(Ran { ran, cached: graph.ids().len() - ran }),
+        (None, None) => Ok(Ran { ran: state.ran, cached: graph.ids().len() - state.ran }),
     }
 }
 
 struct State {
     waiting: BTreeSet<NodeId>,
     running: BTreeSet<NodeId>,
+    ran: usize,
     error: Option<Error>,
+}
+
+/// Takes a stage off the running ones, however it ends: who waits for it would wait for ever.
+struct Ended<'a> {
+    id: NodeId,
+    state: &'a Mutex<State>,
+    changed: &'a Condvar,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(self.state);
+        state.running.remove(&self.id);
+        if std::thread::panicking() {
+            state.error.get_or_insert(Error::Usage("a stage panicked".into()));
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -119,23 +138,30 @@ fn next(graph: &Graph, state: &Mutex<State>, changed: &Condvar) -> Option<NodeId
     }
 }
 
-fn one(graph: &Graph, store: &Store, id: NodeId, checkpoint_every: Duration, listener: &dyn Listener) -> Result<(), Error> {
+/// Runs a stage; false: another run that shares the store has done it meanwhile.
+fn one(graph: &Graph, store: &Store, id: NodeId, checkpoint_every: Duration, listener: &dyn Listener) -> Result<bool, Error> {
     let node = graph.node(id);
     let dir = store.dir(node);
     std::fs::create_dir_all(&dir).map_err(|e| Error::File { path: dir.clone(), why: e.to_string() })?;
-    // Another run that shares the store may be at it, or have done it meanwhile.
+    // Another run that shares the store may be at it.
     let _lock = RunLock::wait(&dir)?;
     listener.begins(id);
-    if let Some(done) = store.done(node) {
-        listener.ends(id, &done.accuracy.into_iter().collect::<Vec<_>>());
-        return Ok(());
+    match store.done(node) {
+        Ok(None) => {}
+        Ok(Some(done)) => {
+            listener.ends(id, &done.accuracy.into_iter().collect::<Vec<_>>());
+            return Ok(false);
+        }
+        Err(e) => tracing::warn!("{e}; the stage runs again"),
     }
+    remove_temporaries(&dir);
     describe(graph, id, &dir)?;
     let outputs = BTreeMap::new();
     let mut running = Running { graph, store, id, dir, checkpoint_every, outputs, listener, start: Instant::now() };
     let accuracy = node.spec.work.run(&mut running)?;
     listener.ends(id, &accuracy);
-    running.finish(accuracy)
+    running.finish(accuracy)?;
+    Ok(true)
 }
 
 /// `stage.json`: what the key stands for.

@@ -8,10 +8,11 @@ use fd_compute::Params;
 use serde::{Deserialize, Serialize};
 
 use super::{Graph, Listener, Node, NodeId};
-use crate::run_dir::write_atomically;
+use crate::lock::RunLock;
+use crate::run_dir::{remove_temporaries, write_atomically};
 use crate::stage_log::{Metrics, StageLog};
 use crate::train::{Keep, Learner, Stage, StepReport, Watch};
-use crate::{Error, interrupt, sha256_hex};
+use crate::{Error, interrupt, sha256_hex, snapshot};
 
 /// A finished stage: `done.json`, written last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct Done {
     /// Accuracies in percent.
     pub accuracy: BTreeMap<String, f64>,
 }
+
+/// The file of [`Done`].
+const DONE: &str = "done.json";
 
 /// A folder of stages.
 #[derive(Clone, Debug)]
@@ -48,16 +52,37 @@ impl Store {
         self.path.join(node.dir())
     }
 
-    /// What a finished stage left behind; none if it is not finished, or if a file is gone or damaged (it is then made anew).
-    pub fn done(&self, node: &Node) -> Option<Done> {
+    /// What a finished stage left behind; none if it is not finished.
+    ///
+    /// # Errors
+    /// [`Error::File`] for the first of its files that is gone or damaged: the stage has to run again.
+    pub fn done(&self, node: &Node) -> Result<Option<Done>, Error> {
         let dir = self.dir(node);
-        let done: Done = serde_json::from_slice(&std::fs::read(dir.join("done.json")).ok()?).ok()?;
-        let whole = |(name, sha): (&String, &String)| std::fs::read(dir.join(name)).is_ok_and(|bytes| sha256_hex(&bytes) == *sha);
-        if done.key != node.key.as_str() || !done.outputs.iter().all(whole) {
-            tracing::warn!("{}: is damaged; the stage runs again", dir.display());
-            return None;
+        let refuse = |name: &str, why: &str| Err(Error::File { path: dir.join(name), why: why.into() });
+        let Ok(text) = std::fs::read(dir.join(DONE)) else { return Ok(None) };
+        let Some(done) = serde_json::from_slice::<Done>(&text).ok().filter(|done| done.key == node.key.as_str()) else {
+            return refuse(DONE, "is damaged");
+        };
+        for (name, sha) in &done.outputs {
+            match std::fs::read(dir.join(name)) {
+                Err(e) => return refuse(name, &format!("cannot be read: {e}")),
+                Ok(bytes) if sha256_hex(&bytes) != *sha => return refuse(name, "is damaged"),
+                Ok(_) => {}
+            }
         }
-        Some(done)
+        Ok(Some(done))
+    }
+
+    /// Removes what a process that was killed left in the directory of a finished stage, unless somebody works there.
+    pub(super) fn tidy(&self, node: &Node) -> Result<(), Error> {
+        let dir = self.dir(node);
+        if dir.join(DONE).exists()
+            && let Ok(_lock) = RunLock::acquire(&dir)
+        {
+            remove_temporaries(&dir);
+            snapshot::clear(&dir)?;
+        }
+        Ok(())
     }
 
     /// Reads a file that a finished stage made.
@@ -121,10 +146,10 @@ impl Running<'_> {
         let key = self.graph.node(self.id).key.as_str().to_string();
         let seconds = self.start.elapsed().as_secs_f64();
         let done = Done { key, seconds, outputs: self.outputs, accuracy: accuracy.into_iter().collect() };
-        let path = self.dir.join("done.json");
+        let path = self.dir.join(DONE);
         let text = serde_json::to_vec_pretty(&done).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
         write_atomically(&path, |file| std::io::Write::write_all(file, &text))?;
-        crate::snapshot::clear(&self.dir)
+        snapshot::clear(&self.dir)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{CONFIG, RunDir, remove_made};
+use super::{CONFIG, RunDir, is_temporary, remove_made, remove_temporaries};
 use crate::lock::{self, RunLock};
 use crate::{Error, config};
 
@@ -29,6 +29,7 @@ impl RunDir {
         let (mut run, made) = RunDir::make(path.clone())?;
         run.lock = Some(RunLock::acquire(&path).inspect_err(|_| remove_made(&made))?);
         check()?;
+        ["", "weights"].into_iter().for_each(|folder| remove_temporaries(&path.join(folder)));
         Ok(run)
     }
 }
@@ -64,7 +65,7 @@ fn own((key, value): (&String, &Value)) -> (String, Value) {
 
 /// Does the directory hold more than what a run leaves that ended before its `config.toml` was written: the lock, temporary files?
 fn holds_others_files(path: &Path) -> bool {
-    let ours = |name: &str| name == lock::FILE || name.starts_with(".probe.") || (name.starts_with('.') && name.ends_with(".tmp"));
+    let ours = |name: &str| name == lock::FILE || is_temporary(name);
     // What cannot be listed is refused when it is made.
     fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| !entry.file_name().to_str().is_some_and(ours)))
 }

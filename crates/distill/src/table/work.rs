@@ -322,13 +322,13 @@ impl Work for TableWork {
         let Some(Prepared { mut learner, params, loader, recipe }) = self.prepare(None)? else { return Ok(0.0) };
         let (mut grads, mut steps) = (Grads::new(params.layout(), DType::F32), vec![]);
         let total = recipe.epochs * loader.batches();
-        // The first step has page faults and thread starts in it.
-        for (step, batch) in loader.epoch(0, 0).take(4).enumerate() {
-            let mut batch = batch?;
-            let start = Instant::now();
-            learner.gradients(&mut batch, At { step, steps: total }, &params, &mut grads)?;
+        let mut start = Instant::now();
+        for (step, batch) in loader.epoch(0, 0).take(6).enumerate() {
+            learner.gradients(&mut batch?, At { step, steps: total }, &params, &mut grads)?;
             steps.push(start.elapsed().as_secs_f64());
+            start = Instant::now();
         }
+        // The first has page faults and thread starts in it.
         let measured = &steps[1.min(steps.len() - 1)..];
         Ok(total as f64 * measured.iter().sum::<f64>() / measured.len() as f64)
     }
