@@ -49,6 +49,16 @@ pub fn distill(subcommand: &str, args: &[OsString]) -> Result<u8> {
     Ok(code(status(Command::new(built()?).arg(subcommand).args(args))?))
 }
 
+/// As [`distill`], but in this process's place where the system can do that: signals then reach the run itself.
+pub fn become_distill(subcommand: &str, args: &[OsString]) -> Result<u8> {
+    let mut command = Command::new(built()?);
+    command.arg(subcommand).args(args);
+    #[cfg(unix)]
+    return Err(std::os::unix::process::CommandExt::exec(&mut command)).context("`distill` cannot be run");
+    #[cfg(not(unix))]
+    Ok(code(status(&mut command)?))
+}
+
 /// `cargo test --workspace ARGS`: the test profile is optimised (Cargo.toml says how), so that numeric tests take minutes.
 pub fn test(args: &[OsString]) -> Result<u8> {
     Ok(code(status(cargo(&["test", "--workspace"])?.args(args))?))

@@ -25,11 +25,11 @@ fn main() -> ExitCode {
         None => (String::new(), &[][..]),
     };
     let result: Result<u8> = match task.as_str() {
-        "reproduce-table" => cargo::distill("table", rest),
-        "sweep" => cargo::distill("sweep", rest),
-        "status" => cargo::distill("status", rest),
-        "parity" => cargo::distill("parity", rest),
-        "bench" => cargo::distill("bench", rest),
+        "reproduce-table" => cargo::become_distill("table", rest),
+        "sweep" => cargo::become_distill("sweep", rest),
+        "status" => cargo::become_distill("status", rest),
+        "parity" => cargo::become_distill("parity", rest),
+        "bench" => cargo::become_distill("bench", rest),
         "test" => cargo::test(rest),
         "ci" => ci::run(),
         "help" | "--help" | "-h" => {

@@ -142,7 +142,7 @@ pub struct TableArgs {
     #[arg(long)]
     pub pretrain: bool,
     /// Write the teachers in half precision, with a manifest, into a folder (how assets/teachers is made)
-    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    #[arg(long, value_name = "DIR", hide_short_help = true, requires = "pretrain")]
     pub ship: Option<PathBuf>,
 }
 
@@ -151,6 +151,11 @@ pub struct TableArgs {
 pub struct Seeds(Vec<u64>);
 
 impl TableArgs {
+    /// Is nothing to run?
+    pub fn dry_run(&self) -> bool {
+        self.run.dry_run
+    }
+
     /// What the command needs.
     pub fn options(&self, device: Device) -> TableOptions {
         let config = self.config.clone().map_or_else(|| self.preset.source(), Source::File);
@@ -170,6 +175,11 @@ pub struct SweepArgs {
 }
 
 impl SweepArgs {
+    /// Is nothing to run?
+    pub fn dry_run(&self) -> bool {
+        self.run.dry_run
+    }
+
     /// What the command needs.
     pub fn options(&self, device: Device) -> SweepOptions {
         SweepOptions { config: Source::File(self.file.clone()), run: self.run.options(device) }

@@ -78,6 +78,7 @@ pub fn fd_step(options: &BenchOptions, out: &mut Output) -> anyhow::Result<Outco
 
 /// Says how the runs below a folder stand.
 pub fn status(folder: &Path, out: &mut Output) -> anyhow::Result<Outcome> {
-    write!(out, "{}", runs::status(folder)?).and_then(|()| out.flush()).context("standard output")?;
+    let text = if folder.exists() { runs::status(folder)? } else { format!("{}: no runs yet\n", folder.display()) };
+    write!(out, "{text}").and_then(|()| out.flush()).context("standard output")?;
     Ok(Outcome::Done)
 }

@@ -27,6 +27,9 @@ use crate::recipe::{Normalise, Recipe, Views};
 use crate::train::{At, Learner, Measured};
 use head::Network;
 
+/// Cosines over less than this leave f32.
+const LEAST_TEMPERATURE: f64 = 0.005;
+
 /// DINO's numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,8 +99,8 @@ impl Dino {
             return refuse("recipe.accumulate", "must be 1: the targets of a batch depend on each other".into());
         }
         for (key, t) in [("student_temperature", self.student_temperature), ("teacher_temperature", self.teacher_temperature)] {
-            if !(t > 0.0 && t.is_finite()) {
-                return refuse(key, format!("{t} must be positive"));
+            if !(LEAST_TEMPERATURE..=1e3).contains(&t) {
+                return refuse(key, format!("{t} is not from {LEAST_TEMPERATURE} to 1000"));
             }
         }
         if self.momentum.iter().any(|m| !(0.0..=1.0).contains(m)) {
@@ -115,6 +118,7 @@ impl Dino {
             if !(fits(crop.size.0) && fits(crop.size.1)) {
                 return refuse("crops", format!("size {:?} is not a multiple of patch_size {}", crop.size, model.patch_size));
             }
+            VitConfig { img_size: crop.size, ..model.clone() }.check()?;
             let smaller = crop.size != model.img_size;
             if smaller && (model.position.relative() || model.position.shared()) {
                 return refuse("crops", format!("size {:?}: relative positions need crops of {:?}", crop.size, model.img_size));

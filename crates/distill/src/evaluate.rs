@@ -5,7 +5,7 @@ use fd_data::{Augment, Loader, LoaderConfig, Source};
 use fd_model::{Taps, Vit};
 use std::sync::Arc;
 
-use crate::Error;
+use crate::{Error, interrupt};
 
 /// Images a forward pass.
 const BATCH: usize = 250;
@@ -50,6 +50,9 @@ pub fn outputs<const N: usize>(
     let mut plans: Vec<Inference<N>> = vec![];
     let mut all = wanted.map(|_| Outputs { values: vec![], width: 0, labels: vec![] });
     for batch in loader.epoch(0, 0) {
+        if let Some(signal) = interrupt::requested() {
+            return Err(Error::Interrupted { signal, checkpoints: None });
+        }
         let batch = batch?;
         let (n, shape) = (batch.len(), batch.shape);
         if plans.iter().all(|p| p.batch != n) {

@@ -66,7 +66,13 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
 
 fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
     let out = &mut commands::Output::new();
-    if matches!(cli.command, Command::Table(_) | Command::Sweep(_)) {
+    // What has nothing to save may be stopped as any program is.
+    let resumes = match &cli.command {
+        Command::Table(args) => !args.dry_run(),
+        Command::Sweep(args) => !args.dry_run(),
+        _ => false,
+    };
+    if resumes {
         interrupt::install().context("SIGINT and SIGTERM cannot be caught")?;
     }
     match &cli.command {
@@ -82,5 +88,5 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
 fn log(verbose: u8) {
     let level = ["warn", "info", "debug", "trace"][usize::from(verbose.min(3))];
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
-    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).try_init();
+    let _ = tracing_subscriber::fmt().log_internal_errors(false).with_writer(std::io::stderr).with_env_filter(filter).try_init();
 }

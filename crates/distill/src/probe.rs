@@ -8,9 +8,10 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::evaluate::Outputs;
+use crate::recipe::MOST_EPOCHS;
 use crate::schedule::Cosine;
+use crate::{Error, interrupt};
 
 /// Epsilon of the BatchNorm.
 const EPS: f64 = 1e-6;
@@ -39,8 +40,8 @@ impl ProbeConfig {
     /// Refuses impossible numbers; the message names the key.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |key: &str, why: String| Err(Error::Usage(format!("probe.{key}: {why}")));
-        if self.epochs == 0 {
-            return refuse("epochs", "must be at least 1".into());
+        if !(1..=MOST_EPOCHS).contains(&self.epochs) {
+            return refuse("epochs", format!("{} is not from 1 to {MOST_EPOCHS}", self.epochs));
         }
         if self.batch < 2 {
             return refuse("batch", format!("{} is too few for a BatchNorm", self.batch));
@@ -72,8 +73,9 @@ impl Knn {
         if self.k == 0 {
             return Err(Error::Usage("knn.k: must be at least 1".into()));
         }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(Error::Usage(format!("knn.temperature: {} must be positive", self.temperature)));
+        // exp(1 / 0.02) is still an f32.
+        if !(0.02..=1e3).contains(&self.temperature) {
+            return Err(Error::Usage(format!("knn.temperature: {} is not from 0.02 to 1000", self.temperature)));
         }
         Ok(())
     }
@@ -159,6 +161,9 @@ pub fn probe(config: &ProbeConfig, train: &Outputs, test: &Outputs, classes: usi
     };
     let mut order: Vec<usize> = (0..n).collect();
     for step in 0..config.epochs * per_epoch {
+        if let Some(signal) = interrupt::requested() {
+            return Err(Error::Interrupted { signal, checkpoints: None });
+        }
         if step % per_epoch == 0 {
             order.shuffle(&mut random);
         }

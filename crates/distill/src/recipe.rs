@@ -61,6 +61,9 @@ fn build(geometry: Geometry, views: &Views, normalise: &Normalise) -> Result<Aug
     Ok(Augment::new(AugmentConfig { geometry, flip: views.flip, erase: views.erase, photometric, normalise })?)
 }
 
+/// Most epochs of a stage.
+pub(crate) const MOST_EPOCHS: usize = 1_000_000;
+
 /// The optimiser's numbers and its length: AdamW, cosine with linear warm-up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,8 +98,8 @@ impl Recipe {
     /// Refuses impossible numbers; the message names the key under `stage`.
     pub fn check(&self, stage: &str, samples: usize) -> Result<(), Error> {
         let refuse = |key: &str, why: String| Err(Error::Usage(format!("{stage}.recipe.{key}: {why}")));
-        if self.epochs == 0 {
-            return refuse("epochs", "must be at least 1".into());
+        if !(1..=MOST_EPOCHS).contains(&self.epochs) {
+            return refuse("epochs", format!("{} is not from 1 to {MOST_EPOCHS}", self.epochs));
         }
         if self.batch == 0 || self.batch > samples {
             return refuse("batch", format!("{} does not fit {samples} training images", self.batch));

@@ -131,7 +131,7 @@ fn overrides_that_hit_nothing() {
     let (pretrained, scratch) = ("fine_tune.fine-tune-200.train.recipe", "fine_tune.fine-tune-200.from_scratch.recipe");
     smoke(&format!("{pretrained}.lr=inf"), &[&format!("{pretrained}.lr: inf")]);
     smoke(&format!("{pretrained}.accumulate=0"), &[&format!("{pretrained}.accumulate: 0 does not divide a batch of 32")]);
-    smoke(&format!("{scratch}.epochs=0"), &[&format!("{scratch}.epochs: must be at least 1")]);
+    smoke(&format!("{scratch}.epochs=0"), &[&format!("{scratch}.epochs: 0 is not from 1 to 1000000")]);
     smoke(&format!("{scratch}.batch=201"), &[&format!("{scratch}.batch: 201 does not fit 200 training images")]);
     smoke("columns=[\"top-5\"]", &["columns: no measure `top-5`", "fine-tune-600", "probe-cls"]);
     smoke("name=a\nb", &["smoke.toml: key `name`: \"a\\nb\" cannot be the name of a directory"]);

@@ -302,6 +302,23 @@ fn impossible_configurations_are_refused_by_key() {
     assert!(refused(&|c| c.student.patch_size = 4).contains("tokens"));
     assert!(refused(&|c| c.teachers[0].model.in_chans = 3).contains("in_chans"));
     assert!(refused(&|c| c.seeds.clear()).contains("seeds"));
+    assert!(refused(&|c| c.seeds = vec![2, 2]).contains("seeds: 2 stands there twice"));
+    assert!(refused(&|c| c.distil.recipe.epochs = usize::MAX).contains("distil.recipe.epochs"));
+    assert!(refused(&|c| c.teachers[1].train_on_epochs = usize::MAX).contains("train_on_epochs"));
+    assert!(refused(&|c| c.knn.temperature = 0.001).contains("knn.temperature"));
+    assert!(refused(&|c| c.data.workers = 3000).contains("data.workers"));
+    assert!(refused(&|c| c.fine_tune[1].train.views.flip = 7.0).contains("fine_tune.fine-tune-200.train.views: flip"));
+    assert!(refused(&|c| c.fine_tune[0].name = "a,b".into()).contains("`a,b` cannot be a name"));
+    assert!(refused(&|c| c.teachers[0].name = "supervised!".into()).contains("file name"));
+    assert!(
+        refused(&|c| {
+            let same = c.fine_tune[0].clone();
+            c.fine_tune[1] = fd_distill::table::FineTune { name: "again".into(), ..same };
+            c.columns = vec!["again".into()];
+        })
+        .contains("`again` is the same")
+    );
+    assert!(with_dino(&|d| d.crops[1].size = (7_000_000, 7_000_000)).contains("`img_size`"));
     assert!(refused(&|c| c.data.normalise.std.push(1.0)).contains("std"));
     assert!(refused(&|c| c.data.train_per_class = 601).contains("601"));
     assert!(refused(&|c| (c.student.embed_dim, c.distil.projector) = (32, Projector::None {})).contains("projector"));
@@ -319,7 +336,7 @@ fn numbers_that_are_not_finite_are_skipped_counted_and_stop_a_run() {
     let Pretrain::Supervised { train } = &mut config.teachers[0].pretrain else { unreachable!("supervised") };
     (train.recipe.lr, train.recipe.clip_grad, train.recipe.skip_nonfinite) = (1e18, 0.0, 3);
     let error = run(&config, &scratch.0, 2, 1).expect_err("a divergence").to_string();
-    assert!(error.starts_with("pretrain: 4 steps without a finite loss and gradient"), "{error}");
+    assert!(error.starts_with("pretrain supervised, seed 0: 4 steps without a finite loss and gradient"), "{error}");
     assert!(error.contains("images ") && error.contains("learning rate"), "{error}");
     let rows = Metrics::read(&stage(&scratch.0, "pretrain-supervised")).expect("metrics");
     assert!(!rows.is_empty());

@@ -8,7 +8,7 @@ use fd_distill::Error;
 use fd_distill::config::Source;
 use fd_distill::graph::{Graph, NodeId};
 use fd_distill::sweep::{Point, SweepConfig, SweepResult, expand};
-use fd_distill::table::{self, Builder, Cell, Column, Context, TableConfig};
+use fd_distill::table::{self, Builder, Cell, Column, Context, Sources, TableConfig};
 
 use super::execute::{Execution, directory};
 use super::{Outcome, Output, RunOptions};
@@ -29,13 +29,13 @@ pub fn sweep(options: &SweepOptions, out: &mut Output) -> anyhow::Result<Outcome
         config.seeds.clone_from(seeds);
     }
     let (points, base) = (expand(&config)?, config.base(table::embedded)?);
-    let mut graph = Graph::default();
+    let (mut graph, mut sources) = (Graph::default(), Sources::default());
     let mut stages: Vec<Vec<Vec<Vec<NodeId>>>> = vec![];
     let (mut resolved, mut of_data, mut columns) = (toml::Table::new(), (String::new(), 0), vec![]);
     for point in &points {
         let named = || format!("{} ({})", config.file.display(), point.title(&config));
         let (at, text) = at(&config, &base, &options.run.sets, point)?;
-        let context = Arc::new(Context::new(at, options.run.device).with_context(named)?);
+        let context = Arc::new(Context::with(at, options.run.device, &mut sources).with_context(named)?);
         stages.push(Builder::new(&mut graph, false).students(&context).with_context(named)?);
         resolved.insert(point.title(&config), toml::Value::Table(text));
         of_data = (context.data(), context.test.len());
@@ -87,6 +87,8 @@ fn at(config: &SweepConfig, base: &Source, sets: &[String], point: &Point) -> an
     at.teachers = config.teachers.iter().filter_map(of).collect();
     (at.columns, at.seeds) = (config.columns.clone(), config.seeds.clone());
     at.paper.clear();
-    let text = toml::Table::try_from(&at).context("the resolved configuration")?;
+    let mut text = toml::Table::try_from(&at).context("the resolved configuration")?;
+    // Seeds may be added to a sweep.
+    text.remove("seeds");
     Ok((at, text))
 }

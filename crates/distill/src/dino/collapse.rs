@@ -44,6 +44,9 @@ impl Guard {
 
     /// Follows the signs over the run; says on standard error, once each, what has collapsed and what to change.
     pub fn warn(&mut self, at: At, now: &Signs) -> Vec<Collapse> {
+        if ![now.entropy, now.target_entropy, now.kl, now.spread].iter().all(|s| s.is_finite()) {
+            return vec![];
+        }
         let mix = |mean: f64, now: f64| mean + RATE * (now - mean);
         let mean = self.mean.map_or(*now, |m| Signs {
             entropy: mix(m.entropy, now.entropy),
@@ -56,10 +59,12 @@ impl Guard {
             return vec![];
         }
         let most = (self.prototypes as f64).ln();
+        let one_vector = mean.spread < 0.01;
+        // Of equal vectors the targets are even, too: that is no news.
         let found = [
+            (Collapse::OneVector, one_vector),
             (Collapse::OnePrototype, mean.entropy < 0.2 * most),
-            (Collapse::Uniform, mean.target_entropy > 0.98 * most),
-            (Collapse::OneVector, mean.spread < 0.01),
+            (Collapse::Uniform, mean.target_entropy > 0.98 * most && !one_vector),
         ];
         let new: Vec<Collapse> = found.into_iter().filter(|(c, seen)| *seen && !self.warned.contains(c)).map(|(c, _)| c).collect();
         self.warned.extend(&new);
@@ -119,7 +124,9 @@ mod tests {
         let mut guard = Guard::new(8);
         let flat = Signs { entropy: 0.0, target_entropy: 3.0, kl: 0.0, spread: 0.0 };
         assert_eq!(guard.warn(At { step: 9, steps: 100 }, &flat), []);
-        assert_eq!(guard.warn(At { step: 10, steps: 100 }, &flat).len(), 3);
+        let found = guard.warn(At { step: 10, steps: 100 }, &flat);
+        assert_eq!(found, [Collapse::OneVector, Collapse::OnePrototype]);
+        assert_eq!(guard.warn(At { step: 11, steps: 100 }, &Signs { kl: f64::NAN, ..flat }), []);
     }
 
     #[test]

@@ -77,7 +77,12 @@ pub fn run(graph: &Graph, store: &Store, targets: &[NodeId], options: Options, l
             let mut state = lock(&state);
             match result {
                 Ok(ran) => state.ran += usize::from(ran),
-                Err(e) => _ = state.error.get_or_insert(e),
+                Err(e) => {
+                    if !state.running.is_empty() && state.error.is_none() && !matches!(e, Error::Interrupted { .. }) {
+                        tracing::warn!("{}: {e}; the stages beside it end first", graph.node(id).spec.title);
+                    }
+                    state.error.get_or_insert(e);
+                }
             }
         }
     };

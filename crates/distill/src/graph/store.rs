@@ -108,6 +108,11 @@ pub struct Running<'a> {
 const EVERY: usize = 10;
 
 impl Running<'_> {
+    /// What people call the stage.
+    pub fn title(&self) -> &str {
+        &self.graph.node(self.id).spec.title
+    }
+
     /// A file that the stage's n-th input made.
     pub fn input(&self, n: usize, name: &str) -> Result<(PathBuf, Vec<u8>), Error> {
         let node = self.graph.node(self.graph.node(self.id).spec.inputs[n]);

@@ -129,7 +129,14 @@ impl SweepResult {
             1 => "the test images (one seed: what other seeds would change is not covered)",
             _ => "seeds and test images",
         };
-        format!("Differences to the reference in points, with 95 % intervals of a paired bootstrap over {over}.")
+        // Pairs of points that an order pools share seeds and teacher.
+        let pooled = match self.comparisons.iter().any(|c| c.pairs > 1) {
+            true => {
+                " Where an order compares several pairs of points, pairs and seeds are pooled as if independent: those intervals are too short."
+            }
+            false => "",
+        };
+        format!("Differences to the reference in points, with 95 % intervals of a paired bootstrap over {over}.{pooled}")
     }
 
     /// Is this the highest mean of a column, as it is written?
@@ -235,6 +242,7 @@ pub(super) mod tests {
             worse: worse.into(),
             when: when.map(String::from),
             differences: differences.into(),
+            pairs: 1,
         };
         SweepResult {
             name: "target".into(),

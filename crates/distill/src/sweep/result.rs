@@ -64,6 +64,8 @@ pub struct Comparison {
     /// Better minus worse, one a column, in points of percent. Pairs of points that differ in nothing else are pooled: every pair and
     /// seed counts as a seed.
     pub differences: Vec<Option<Interval>>,
+    /// Pairs of points that it pools.
+    pub pairs: usize,
 }
 
 /// What an interval says of an order.
@@ -150,12 +152,16 @@ impl Measured<'_> {
     fn comparisons(&self, order: &Order) -> Vec<Comparison> {
         let teachers: Vec<usize> = (0..self.cells.len()).collect();
         let labels: Vec<String> = order.when.values().map(|label| label.0.clone()).collect();
-        let comparison = |worse: &Label| Comparison {
-            axis: order.axis.clone(),
-            better: order.better.0.clone(),
-            worse: worse.0.clone(),
-            when: (!labels.is_empty()).then(|| named(order.when.keys(), &labels)),
-            differences: self.differences(&pairs(self.config, order, &worse.0, self.points), &teachers),
+        let comparison = |worse: &Label| {
+            let pairs = pairs(self.config, order, &worse.0, self.points);
+            Comparison {
+                axis: order.axis.clone(),
+                better: order.better.0.clone(),
+                worse: worse.0.clone(),
+                when: (!labels.is_empty()).then(|| named(order.when.keys(), &labels)),
+                differences: self.differences(&pairs, &teachers),
+                pairs: pairs.len() * teachers.len(),
+            }
         };
         order.worse.iter().map(comparison).collect()
     }

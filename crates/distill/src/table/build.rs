@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fd_model::VitConfig;
+use fd_model::{Head, VitConfig};
 
 use super::config::{KNN, PROBE_AVG, PROBE_CLS, Teacher};
-use super::context::{Context, fits_memory};
+use super::context::{Context, Encoder, fits_memory, loaded};
 use super::result::{Cell, Column, Kind, PaperFigure, Row, TableResult};
 use super::work::{Cost, Job, PREDICTIONS, TableWork};
-use crate::Error;
 use crate::graph::{Graph, NodeId, Spec, Store};
 use crate::teachers::{self, Shipped, slug};
+use crate::{Error, Target};
 
 /// What a table asks of a graph: for every row, column and seed, the stage that predicts the test images.
 pub struct TablePlan {
@@ -73,7 +73,7 @@ impl<'a> Builder<'a> {
                 if teacher.train_on_epochs > 0 {
                     let how = Box::new(teacher.pretrain.lasting(teacher.train_on_epochs));
                     let job = Job::Pretrain { model: teacher.model.clone(), how, on: true };
-                    on.push(self.add(context, job, seed, &[weights], &format!("train on {}", teacher.name))?);
+                    on.push(self.add(context, job, seed, &[weights], &format!("train-on {}", teacher.name))?);
                 }
                 let student = self.student(context, teacher, weights, seed)?;
                 plan.encoders.push((format!("{}-student-seed{seed}.safetensors", slug(&teacher.name)), student));
@@ -152,7 +152,11 @@ impl<'a> Builder<'a> {
         if let Some(path) = &teacher.weights {
             let bytes = std::fs::read(path).map_err(|e| Error::File { path: path.clone(), why: format!("cannot be read: {e}") })?;
             let weights = fd_model::Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
-            super::context::loaded(&model, &super::context::Encoder { config: model.clone(), weights }.bare())?;
+            let given = Encoder { config: model.clone(), weights };
+            if context.config.distil.objective.target == Target::Logits {
+                loaded(&VitConfig { head: Head::Cls, num_classes: context.classes, ..model.clone() }, &given.weights)?;
+            }
+            loaded(&model, &given.bare())?;
             return self.add(context, Job::Given { model, bytes: bytes.into() }, teacher.seed, &[], &format!("given {}", teacher.name));
         }
         let job = Job::Pretrain { model: model.clone(), how: Box::new(teacher.pretrain.clone()), on: false };
@@ -170,7 +174,7 @@ impl<'a> Builder<'a> {
         let bytes = teachers::bytes(&file).ok_or_else(|| Error::Usage(format!("the shipped teacher {file} is not in this binary")))?;
         let work = TableWork { context: context.clone(), job: Job::Given { model, bytes: bytes.into() }, seed: teacher.seed };
         let spec = Spec {
-            slug: slug(&title),
+            slug: slug(&format!("shipped {}", teacher.name)),
             title: format!("shipped {}", teacher.name),
             identity,
             simd: Some(entry.simd.clone()),

@@ -10,7 +10,8 @@ use super::result::Certainty;
 use crate::distillation::{Engine, Projector};
 use crate::pretrain::Pretrain;
 use crate::probe::{Knn, ProbeConfig};
-use crate::recipe::{Normalise, Recipe, Supervised, Views};
+use crate::recipe::{MOST_EPOCHS, Normalise, Recipe, Supervised, Views};
+use crate::teachers::slug;
 use crate::{Error, Objective, Target};
 
 /// A table's configuration: `experiments/tables/*.toml`.
@@ -146,8 +147,15 @@ impl TableConfig {
         if self.seeds.is_empty() {
             return usage("seeds: at least one is needed".into());
         }
+        if let Some(seed) = self.seeds.iter().enumerate().find_map(|(i, s)| self.seeds[..i].contains(s).then_some(s)) {
+            return usage(format!("seeds: {seed} stands there twice"));
+        }
         self.student.check()?;
         distinct("teachers", self.teachers.iter().map(|t| &t.name))?;
+        let slugs: Vec<String> = self.teachers.iter().map(|t| slug(&t.name)).collect();
+        if let Some(i) = (0..slugs.len()).find(|&i| slugs[i].is_empty() || slugs[..i].contains(&slugs[i])) {
+            return usage(format!("teachers: `{}` gives no file name of its own: use other letters or digits", self.teachers[i].name));
+        }
         distinct("fine_tune", self.fine_tune.iter().map(|f| &f.name))?;
         distinct("columns", self.columns.iter())?;
         for teacher in &self.teachers {
@@ -157,8 +165,22 @@ impl TableConfig {
                 return usage(format!("{at}.model.img_size and in_chans must equal the student's: both see the same view"));
             }
             teacher.pretrain.check(&format!("{at}.pretrain"), &teacher.model, samples)?;
+            if teacher.train_on_epochs > MOST_EPOCHS {
+                return usage(format!("{at}.train_on_epochs: {} is more than {MOST_EPOCHS}", teacher.train_on_epochs));
+            }
         }
-        for column in &self.fine_tune {
+        self.check_views()?;
+        for (i, column) in self.fine_tune.iter().enumerate() {
+            if column.name.contains([',', '"']) || [PROBE_CLS, PROBE_AVG, KNN, "label"].contains(&column.name.as_str()) {
+                return usage(format!("fine_tune: `{}` cannot be a name", column.name));
+            }
+            let same = |other: &&FineTune| {
+                (&other.train, &other.from_scratch, other.labels_per_class)
+                    == (&column.train, &column.from_scratch, column.labels_per_class)
+            };
+            if let Some(other) = self.fine_tune[..i].iter().find(same) {
+                return usage(format!("fine_tune: `{}` is the same as `{}`", column.name, other.name));
+            }
             let samples = if column.labels_per_class == 0 { samples } else { column.labels_per_class.saturating_mul(classes) };
             for (key, how) in [("train", &column.train), ("from_scratch", &column.from_scratch)] {
                 how.recipe.check(&format!("fine_tune.{}.{key}", column.name), samples)?;
@@ -189,6 +211,38 @@ impl TableConfig {
         self.distil.recipe.check("distil", samples)?;
         self.probe.check()?;
         self.knn.check()
+    }
+
+    /// Views and mixing are refused here, not when their stage begins.
+    fn check_views(&self) -> Result<(), Error> {
+        let size = self.student.img_size;
+        let usable = |at: String, views: &Views, size: (usize, usize)| match views.augment(size, &self.data.normalise) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Error::Usage(format!("{at}.views: {e}"))),
+        };
+        let mixes = |at: String, how: &Supervised| match fd_data::Mix::new(how.mix.clone()) {
+            Ok(_) => usable(at, &how.views, size),
+            Err(e) => Err(Error::Usage(format!("{at}.mix: {e}"))),
+        };
+        if self.data.workers > 256 {
+            return Err(Error::Usage(format!("data.workers: {} is more than 256", self.data.workers)));
+        }
+        for teacher in &self.teachers {
+            let at = format!("teachers.{}.pretrain.train", teacher.name);
+            match &teacher.pretrain {
+                Pretrain::Supervised { train } => mixes(at, train)?,
+                Pretrain::Dino { train } => {
+                    for (i, crops) in train.crops.iter().enumerate() {
+                        usable(format!("{at}.crops.{i}"), &crops.views, crops.size)?;
+                    }
+                }
+            }
+        }
+        for column in &self.fine_tune {
+            mixes(format!("fine_tune.{}.train", column.name), &column.train)?;
+            mixes(format!("fine_tune.{}.from_scratch", column.name), &column.from_scratch)?;
+        }
+        usable("distil".into(), &self.distil.views, size)
     }
 
     /// The training of a column, if it is a fine-tuning.

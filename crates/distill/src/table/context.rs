@@ -1,9 +1,10 @@
 //! What the stages of one table share: its configuration, its data, its device; and models made ready for training.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fd_compute::{DType, Device, Layout, Params, Planner};
-use fd_data::{Augment, Crop, Loader, LoaderConfig, Mix, Source, Subset, open};
+use fd_data::{Augment, Crop, DataSpec, Loader, LoaderConfig, Mix, Source, Subset, open};
 use fd_model::{Checkpoint, Head, Init, Taps, Vit, VitConfig, initialise};
 
 use super::config::{Data, FineTune, TableConfig};
@@ -54,16 +55,31 @@ pub struct Context {
 impl Context {
     /// Opens the data and checks the configuration against it.
     pub fn new(config: TableConfig, device: Device) -> Result<Self, Error> {
+        Context::with(config, device, &mut Sources::default())
+    }
+
+    /// As [`new`](Context::new), with data that other contexts may have opened.
+    pub fn with(config: TableConfig, device: Device, sources: &mut Sources) -> Result<Self, Error> {
         device.check()?;
         let Data { train, test, train_per_class, test_per_class, .. } = &config.data;
-        let (train, test) = (labelled(open(train)?, *train_per_class)?, labelled(open(test)?, *test_per_class)?);
+        let (train, train_print) = sources.open("data.train", train, *train_per_class)?;
+        let (test, test_print) = sources.open("data.test", test, *test_per_class)?;
         let classes = train.num_classes();
         config.check(train.len(), classes)?;
+        let usage = |why: String| Err(Error::Usage(why));
         if test.num_classes() > classes {
-            return Err(Error::Usage(format!("data.test has {} classes, data.train {classes}", test.num_classes())));
+            return usage(format!("data.test has {} classes, data.train {classes}", test.num_classes()));
         }
-        let fingerprints = [hex(&train.fingerprint()?), hex(&test.fingerprint()?)];
-        Ok(Context { config, device, train, test, classes, fingerprints })
+        if let Some((a, b)) = test.class_names().iter().zip(train.class_names()).find(|(a, b)| a != b) {
+            return usage(format!("data.test: class `{a}` stands where data.train has `{b}`: both need the same classes"));
+        }
+        for (key, source) in [("data.train", &train), ("data.test", &test)] {
+            if source.channels() != config.student.in_chans {
+                let (found, expected) = (source.channels(), config.student.in_chans);
+                return usage(format!("{key}: images of {found} channels, models with in_chans = {expected}"));
+            }
+        }
+        Ok(Context { config, device, train, test, classes, fingerprints: [train_print, test_print] })
     }
 
     /// The training data in words.
@@ -194,9 +210,30 @@ pub fn fits_memory(what: &str, bytes: u64) -> Result<(), Error> {
     }
 }
 
-fn labelled(source: Arc<dyn Source>, per_class: usize) -> Result<Arc<dyn Source>, Error> {
-    if source.num_classes() == 0 {
-        return Err(Error::Usage(format!("{}: a table needs labels", source.name())));
+/// Data that is open, with its fingerprint: the points of a sweep share it.
+#[derive(Default)]
+pub struct Sources(HashMap<String, (Arc<dyn Source>, String)>);
+
+impl Sources {
+    fn open(&mut self, key: &str, spec: &DataSpec, per_class: usize) -> Result<(Arc<dyn Source>, String), Error> {
+        let name = format!("{spec:?} {per_class}");
+        if let Some(open) = self.0.get(&name) {
+            return Ok(open.clone());
+        }
+        let mut source = open(spec).map_err(|e| Error::Usage(format!("{key}: {e}")))?;
+        if source.num_classes() == 0 {
+            return Err(Error::Usage(format!("{key}: {}: a table needs labels", source.name())));
+        }
+        if per_class > 0 {
+            source = Arc::new(Subset::balanced(source, per_class, 0)?);
+        }
+        let mut fingerprint = hex(&source.fingerprint()?);
+        // A fingerprint is of images and labels; classes that no label shows are stated beside them.
+        let seen = (0..source.len()).filter_map(|i| source.label(i)).max().map_or(0, |label| label as usize + 1);
+        if source.num_classes() != seen {
+            fingerprint += &format!(" of {} classes", source.num_classes());
+        }
+        self.0.insert(name, (source.clone(), fingerprint.clone()));
+        Ok((source, fingerprint))
     }
-    Ok(if per_class == 0 { source } else { Arc::new(Subset::balanced(source, per_class, 0)?) })
 }

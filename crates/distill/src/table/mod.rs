@@ -9,7 +9,7 @@ mod work;
 
 pub use build::{Builder, TablePlan, cell};
 pub use config::{Data, Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS, Paper, TableConfig, Teacher};
-pub use context::{Context, Encoder};
+pub use context::{Context, Encoder, Sources};
 pub use result::{Cell, Certainty, Column, Comparison, Kind, PaperFigure, Row, TableResult};
 pub use work::{Job, PREDICTIONS, TableWork, WEIGHTS};
 

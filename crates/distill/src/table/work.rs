@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::config::{FineTune, KNN, PROBE_AVG, PROBE_CLS};
 use super::context::{Context, Encoder, classifier, dino, distillation, fine_tuned_model, loaded, mix, random, supervised_model};
+use crate::dino::HEAD;
 use crate::evaluate::{Output, Outputs, outputs, pixels};
 use crate::graph::{Running, Work};
 use crate::pretrain::Pretrain;
@@ -189,11 +190,13 @@ impl TableWork {
             Pretrain::Supervised { train: how } => {
                 let model = supervised_model(model, how, c.classes);
                 let (vit, start) = random(&model, c.config.init, self.seed)?;
-                self.train_classifier(&vit, onto(start, input)?, how, &c.train)
+                let input = input.map(|weights| fitting(&start, weights));
+                self.train_classifier(&vit, onto(start, input.as_ref())?, how, &c.train)
             }
             Pretrain::Dino { train: how } => {
                 let (mut learner, params) = dino(c, how, model, None, self.seed)?;
-                let params = onto(params, input)?;
+                let input = input.map(|weights| fitting(&params, weights));
+                let params = onto(params, input.as_ref())?;
                 learner.start_from(&params);
                 let loader = c.loader(&c.train, how.crops(&c.config.data.normalise)?, &how.recipe, self.seed)?;
                 Ok(Prepared { learner: Box::new(learner), params, loader, recipe: how.recipe.clone() })
@@ -249,11 +252,11 @@ impl TableWork {
     }
 
     /// Trains and returns the parameters that training is for.
-    fn train(&self, stage: &Running, name: &str, input: Option<&Checkpoint>) -> Result<Params, Error> {
+    fn train(&self, stage: &Running, input: Option<&Checkpoint>) -> Result<Params, Error> {
         let Some(Prepared { mut learner, mut params, loader, recipe }) = self.prepare(input)? else {
             unreachable!("a job without training does not train");
         };
-        stage.train(Stage { name, recipe: &recipe, loader }, learner.as_mut(), &mut params)?;
+        stage.train(Stage { name: stage.title(), recipe: &recipe, loader }, learner.as_mut(), &mut params)?;
         Ok(learner.result(&params).clone())
     }
 
@@ -277,7 +280,7 @@ impl Work for TableWork {
             }
             Job::Pretrain { model, on, .. } => {
                 let input = if *on { Some(self.input(stage, model, true)?) } else { None };
-                let trained = self.train(stage, "pretrain", input.as_ref())?;
+                let trained = self.train(stage, input.as_ref())?;
                 let weights = described(Checkpoint::of(&trained, ""), model)?;
                 // Teachers are shipped in half precision; one that is trained here has to be the same teacher.
                 stage.write(WEIGHTS, &weights.to_f16_bytes()?)?;
@@ -285,12 +288,12 @@ impl Work for TableWork {
             Job::Distil { teacher } => {
                 let logits = c.config.distil.objective.target == crate::Target::Logits;
                 let input = self.input(stage, teacher, logits)?;
-                let trained = self.train(stage, "distil", Some(&input))?;
+                let trained = self.train(stage, Some(&input))?;
                 stage.write(WEIGHTS, &described(Checkpoint::of(&trained, "encoder."), &c.config.student)?.to_bytes()?)?;
             }
             Job::FineTune { model, column, from_scratch } => {
                 let input = self.input(stage, model, false)?;
-                let trained = self.train(stage, &column.name, Some(&input))?;
+                let trained = self.train(stage, Some(&input))?;
                 let config = fine_tuned_model(model, self.supervised(column, *from_scratch), c.classes);
                 let weights = Checkpoint::of(&trained, "");
                 let (vit, params) = loaded(&config, &weights)?;
@@ -365,6 +368,14 @@ fn predictions(stage: &mut Running, measures: &[(&str, Outputs)]) -> Result<Vec<
     text.push('\n');
     stage.write(PREDICTIONS, text.as_bytes())?;
     Ok(measures.iter().map(|(name, o)| (name.to_string(), o.accuracy())).collect())
+}
+
+/// Weights without those tensors of another head that these parameters have no place for.
+fn fitting(params: &Params, weights: &Checkpoint) -> Checkpoint {
+    let (layout, mut weights) = (params.layout(), weights.clone());
+    let fits = |name: &str, shape: &[usize]| layout.find(name).is_some_and(|p| layout.shape(p) == shape);
+    weights.tensors.retain(|name, tensor| !name.starts_with(HEAD) || fits(name, &tensor.shape));
+    weights
 }
 
 /// Initial values with given ones in the place of those that there are.
