@@ -64,7 +64,7 @@ pub enum TablePreset {
     Smoke,
     /// The main table at the size of a laptop
     Main,
-    /// More images, a larger model, longer training: a night, or a GPU; needs data of yours
+    /// More images, a larger model, longer training: a night or more; needs data of yours
     Small,
 }
 
