@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use super::result::{Comparison, PointResult, SweepResult, Verdict};
 use crate::statistics::{Interval, Summary};
+use crate::table::render::latex::escaped;
+use crate::table::render::markdown::aligned;
 use crate::table::render::thousands;
 
 /// What stands where nothing was measured.
@@ -44,10 +46,10 @@ impl SweepResult {
     pub fn latex(&self) -> String {
         let columns = "l".repeat(self.axes.len()) + &"rr".repeat(self.columns.len());
         let row = |cells: Vec<String>| cells.join(" & ") + " \\\\\n";
-        let header = self.header(str::to_string).iter().map(|text| tex(text)).collect();
+        let header = self.header(str::to_string).iter().map(|text| escaped(text)).collect();
         let mut out = format!("\\begin{{tabular}}{{{columns}}}\n\\toprule\n{}\\midrule\n", row(header));
         for point in &self.points {
-            let mut cells: Vec<String> = point.labels.iter().map(|label| tex(label)).collect();
+            let mut cells: Vec<String> = point.labels.iter().map(|label| escaped(label)).collect();
             for (c, cell) in point.cells.iter().enumerate() {
                 let summary = cell.as_ref().and_then(|cell| Summary::of(&cell.accuracy));
                 cells.push(summary.map_or("--".into(), |s| {
@@ -174,47 +176,6 @@ fn difference_cell(point: &PointResult, column: usize, how: impl Fn(&Interval) -
     }
 }
 
-/// A Markdown table: the first columns left, the others right, padded to equal width.
-fn aligned(lines: &[Vec<String>], left: usize) -> String {
-    let lines: Vec<Vec<String>> = lines.iter().map(|l| l.iter().map(|text| text.replace('|', "\\|")).collect()).collect();
-    let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max().unwrap_or(0).max(3);
-    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-    let mut out = String::new();
-    for (i, line) in lines.iter().enumerate() {
-        for (column, (text, &width)) in line.iter().zip(&widths).enumerate() {
-            let _ = if column < left { write!(out, "| {text:<width$} ") } else { write!(out, "| {text:>width$} ") };
-        }
-        out.push_str("|\n");
-        if i == 0 {
-            for (column, &width) in widths.iter().enumerate() {
-                let dashes = "-".repeat(width + 1);
-                let _ = if column < left { write!(out, "|:{dashes}") } else { write!(out, "|{dashes}:") };
-            }
-            out.push_str("|\n");
-        }
-    }
-    out
-}
-
-/// Text as LaTeX: no character is a command. A bracket at a line's start would be taken as an argument of the line break before it.
-fn tex(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
-            '\\' => out.push_str("\\textbackslash{}"),
-            '~' => out.push_str("\\textasciitilde{}"),
-            '^' => out.push_str("\\textasciicircum{}"),
-            '<' => out.push_str("\\textless{}"),
-            '>' => out.push_str("\\textgreater{}"),
-            '|' => out.push_str("\\textbar{}"),
-            '[' => out.push_str("{[}"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -311,13 +272,12 @@ The paper's ordering (map > GAP, logits): 1 of 3 comparisons hold, 1 reversed, 1
 target & fine-tune, 6,000 labels & difference & linear probe & difference \\
 \midrule
 map & \textbf{83.50} $\pm$ 0.71 & reference & 80.25 $\pm$ 0.35 & reference \\
-GAP, {[}x\textbar{}y]\_1 & 82.30 $\pm$ 0.42 & $-1.20$ [$-1.71$, $-0.70$] & \textbf{81.10} $\pm$ 0.14 & $+0.85$ [$+0.20$, $+1.40$] \\
+GAP, {[}x$|$y]\_1 & 82.30 $\pm$ 0.42 & $-1.20$ [$-1.71$, $-0.70$] & \textbf{81.10} $\pm$ 0.14 & $+0.85$ [$+0.20$, $+1.40$] \\
 logits & 83.25 & $-0.25$ [$-0.90$, $+0.40$] & -- & -- \\
 \bottomrule
 \end{tabular}
 ";
         assert_eq!(small().latex(), expected);
-        assert_eq!(tex(r"a\b~^<&%$#{}>"), r"a\textbackslash{}b\textasciitilde{}\textasciicircum{}\textless{}\&\%\$\#\{\}\textgreater{}");
     }
 
     #[test]

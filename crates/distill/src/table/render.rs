@@ -2,8 +2,8 @@
 
 mod csv;
 mod figure;
-mod latex;
-mod markdown;
+pub(crate) mod latex;
+pub(crate) mod markdown;
 mod verdict;
 
 use crate::table::{Kind, Row, TableResult};

@@ -56,8 +56,9 @@ fn stacked(title: &str) -> String {
     }
 }
 
-/// What LaTeX would read as markup, and signs that its default font lacks.
-fn escaped(text: &str) -> String {
+/// What LaTeX would read as markup, and signs that its default font lacks. (A bracket at a line's start would be taken as an argument of the
+/// line break before it.)
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         match c {
@@ -68,6 +69,7 @@ fn escaped(text: &str) -> String {
             '<' => out.push_str("$<$"),
             '>' => out.push_str("$>$"),
             '|' => out.push_str("$|$"),
+            '[' => out.push_str("{[}"),
             '→' => out.push_str("$\\to$"),
             '±' => out.push_str("$\\pm$"),
             '×' => out.push_str("$\\times$"),
@@ -114,6 +116,7 @@ raw pixels, flat & -- & $81.25$ \\
     fn markup_is_escaped() {
         assert_eq!(escaped(r"a_b & 5 % {$#}"), r"a\_b \& 5 \% \{\$\#\}");
         assert_eq!(escaped("~^\\"), r"\textasciitilde{}\textasciicircum{}\textbackslash{}");
+        assert_eq!(escaped("[0.08, 1.0]"), "{[}0.08, 1.0]");
         assert_eq!(escaped("x → <y> ± |2|"), r"x $\to$ $<$y$>$ $\pm$ $|$2$|$");
         for table in odd() {
             let latex = table.latex();

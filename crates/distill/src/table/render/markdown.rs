@@ -14,7 +14,7 @@ impl TableResult {
     /// a sentence for every difference, and one for every distilled encoder that says whether distillation helps.
     pub fn markdown(&self) -> String {
         let mut out = format!("# {}\n\n{}. Seeds: {}.\n\n", self.name, self.data_and_test_images(), self.seed_list());
-        out.push_str(&aligned(&self.accuracies()));
+        out.push_str(&aligned(&self.accuracies(), 1));
         out.push_str("\nTop-1 accuracy in percent: mean ± standard deviation over seeds (number of seeds).\n");
         if !self.paper.is_empty() {
             let _ = writeln!(out, "\n{}", self.about_the_paper());
@@ -22,7 +22,7 @@ impl TableResult {
         if self.comparisons.is_empty() {
             return out;
         }
-        let _ = writeln!(out, "\n## Differences\n\n{}", aligned(&self.differences()));
+        let _ = writeln!(out, "\n## Differences\n\n{}", aligned(&self.differences(), 1));
         out.push_str("Points of percent, with 95 % intervals from a paired bootstrap. ");
         let _ = writeln!(out, "{} Where nothing has changed, one in twenty excludes zero by chance.\n", self.coverage());
         for comparison in &self.comparisons {
@@ -102,18 +102,18 @@ fn cell(cell: &Cell) -> String {
     })
 }
 
-/// A Markdown table: first column left, the others right, padded to equal width.
-fn aligned(lines: &[Vec<String>]) -> String {
+/// A Markdown table: so many columns left, the others right, padded to equal width.
+pub(crate) fn aligned(lines: &[Vec<String>], left: usize) -> String {
     let lines: Vec<Vec<String>> = lines.iter().map(|line| line.iter().map(|text| text.replace('|', "\\|")).collect()).collect();
     let columns = lines.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns).map(|i| lines.iter().map(|l| l[i].chars().count()).max().unwrap_or(0).max(3)).collect();
     let mut out = String::new();
     for (i, line) in lines.iter().enumerate() {
-        let pad = |(k, (text, w)): (usize, (&String, &usize))| if k == 0 { format!(" {text:<w$} |") } else { format!(" {text:>w$} |") };
+        let pad = |(k, (text, w)): (usize, (&String, &usize))| if k < left { format!(" {text:<w$} |") } else { format!(" {text:>w$} |") };
         let _ = writeln!(out, "|{}", line.iter().zip(&widths).enumerate().map(pad).collect::<String>());
         if i == 0 {
             let rule =
-                |(k, w): (usize, &usize)| if k == 0 { format!(":{}|", "-".repeat(w + 1)) } else { format!("{}:|", "-".repeat(w + 1)) };
+                |(k, w): (usize, &usize)| if k < left { format!(":{}|", "-".repeat(w + 1)) } else { format!("{}:|", "-".repeat(w + 1)) };
             let _ = writeln!(out, "|{}", widths.iter().enumerate().map(rule).collect::<String>());
         }
     }
