@@ -57,7 +57,7 @@ pub use exec::{Cx, StepKey};
 pub use gemm::inside_gemm_library;
 pub use gemm::{Mat, MatMut, Threads, matmul};
 pub use layout::{Layout, LayoutBuilder, Param};
-pub use ops::{Bias, Distance, DropPath, GeluKind, Pooling, Sparse};
+pub use ops::{Activation, Bias, Distance, DropPath, Pooling, Scores, Span, Sparse, Windows};
 pub use params::{Grads, Params};
 pub use plan::{Act, Cost, Plan};
 pub use planner::Planner;

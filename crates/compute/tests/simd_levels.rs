@@ -5,7 +5,7 @@ mod check;
 
 use check::{Case, case};
 use fd_compute::simd::{Level, force, level};
-use fd_compute::{Bias, DType, Distance, GeluKind};
+use fd_compute::{Activation, Bias, DType, Distance, Scores, Span};
 
 /// Widths that fill vectors, that leave rests, and that are smaller than one.
 fn network(batch: usize, tokens: usize, heads: usize, width: usize) -> Case {
@@ -14,11 +14,11 @@ fn network(batch: usize, tokens: usize, heads: usize, width: usize) -> Case {
         let (x, bias, target) = (p.input([batch, tokens, c]), p.input([heads, tokens, tokens]), p.input([batch, tokens, c]));
         let h = p.layer_norm(x, Some((w[0], w[1])), 1e-6)?;
         let qkv = p.linear(h, w[2], Bias::Qkv { q: Some(w[3]), k: None, v: Some(w[4]) })?;
-        let a = p.attention(qkv, Some(bias), heads, (width as f64).powf(-0.5))?;
+        let a = p.attention(qkv, Some(bias), heads, Scores::Scaled((width as f64).powf(-0.5)), Span::Whole)?;
         let a = p.linear(a, w[5], Bias::None)?;
         let x1 = p.residual(x, a, Some(w[6]), None)?;
         let h = p.linear(x1, w[7], Bias::Full(w[8]))?;
-        let h = p.gelu(h, GeluKind::Erf);
+        let h = p.activation(h, Activation::Gelu);
         let y = p.linear(h, w[9], Bias::None)?;
         let y = p.residual(x1, y, None, None)?;
         let loss = p.feature_loss(y, target, Distance::SmoothL1 { beta: 2.0 }, Some(1e-5))?;

@@ -1,11 +1,15 @@
-//! Speed of a whole training step: teacher forward, student forward and backward, clipping, AdamW, on random images.
+//! Speed: a whole training step (teacher forward, student forward and backward, clipping, AdamW) on random images, and attention alone.
+
+mod attention;
 
 use std::time::Instant;
 
 use fd_compute::optim::{AdamW, Rate, clip_factor, grad_norm};
 use fd_compute::{Arena, Cx, DType, Device, Grads, Params, StepKey, Stream};
-use fd_model::{Activation, Head, Init, Position, QkvBias, VitConfig, initialise};
+use fd_model::{Init, ModelConfig, Position, QkvBias, VitConfig, initialise, preset};
 use serde::Serialize;
+
+pub use attention::attention;
 
 use crate::distillation::{Distillation, Engine, Projector};
 use crate::{Error, Objective};
@@ -21,9 +25,14 @@ pub enum Preset {
     VitB,
     /// ViT-L/14 at 224 px, batch 8.
     VitL,
+    /// Swin-T (teacher) to Swin v2-T (student) at 224 px with windows of 7, batch 8.
+    SwinT,
 }
 
 impl Preset {
+    /// All of them.
+    pub const ALL: [Preset; 5] = [Preset::Mini, Preset::Tiny, Preset::VitB, Preset::VitL, Preset::SwinT];
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -31,17 +40,35 @@ impl Preset {
             Preset::Tiny => "tiny",
             Preset::VitB => "vitb",
             Preset::VitL => "vitl",
+            Preset::SwinT => "swint",
         }
     }
 
-    /// Image side, patch, width, blocks, heads, batch.
-    fn sizes(self) -> (usize, usize, usize, usize, usize, usize) {
-        match self {
+    /// Student, teacher and batch.
+    fn models(self) -> Result<(ModelConfig, ModelConfig, usize), Error> {
+        let (side, patch, dim, depth, heads, batch) = match self {
             Preset::Mini => (28, 4, 96, 4, 3, 128),
             Preset::Tiny => (32, 4, 192, 12, 3, 64),
             Preset::VitB => (224, 16, 768, 12, 12, 8),
             Preset::VitL => (224, 14, 1024, 24, 16, 8),
-        }
+            Preset::SwinT => return Ok((preset("swinv2-t")?.with_drop_path(0.1), preset("swin-t")?, 8)),
+        };
+        let teacher = VitConfig {
+            img_size: (side, side),
+            patch_size: patch,
+            embed_dim: dim,
+            depth,
+            num_heads: heads,
+            ..VitConfig::default()
+        };
+        let student = VitConfig {
+            position: Position::SharedRelative,
+            qkv_bias: QkvBias::Qv,
+            layer_scale: Some(0.1),
+            drop_path_rate: 0.1,
+            ..teacher.clone()
+        };
+        Ok((student.into(), teacher.into(), batch))
     }
 }
 
@@ -49,9 +76,9 @@ impl std::str::FromStr for Preset {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self, Error> {
-        let all = [Preset::Mini, Preset::Tiny, Preset::VitB, Preset::VitL];
-        let unknown = || Error::Usage(format!("unknown bench preset `{s}`: expected mini, tiny, vitb or vitl"));
-        all.into_iter().find(|p| p.name() == s).ok_or_else(unknown)
+        let names = Preset::ALL.map(Preset::name).join(", ");
+        let unknown = || Error::Usage(format!("unknown bench preset `{s}`: there are {names}"));
+        Preset::ALL.into_iter().find(|p| p.name() == s).ok_or_else(unknown)
     }
 }
 
@@ -66,6 +93,8 @@ pub struct BenchOptions {
     pub steps: usize,
     /// Steps before them.
     pub warmup: usize,
+    /// Compute the student's blocks again in the backward pass.
+    pub recompute: bool,
     /// Where.
     pub device: Device,
 }
@@ -90,41 +119,19 @@ struct Line {
     peak_device_mb: u64,
     simd: &'static str,
     gflops: f64,
-}
-
-/// Student (shared relative bias, LayerScale, q/v bias, drop path 0.1) or teacher (absolute positions, full bias) of a preset.
-fn vit(preset: Preset, student: bool) -> VitConfig {
-    let (side, patch, dim, depth, heads, _) = preset.sizes();
-    VitConfig {
-        img_size: (side, side),
-        patch_size: patch,
-        in_chans: 3,
-        embed_dim: dim,
-        depth,
-        num_heads: heads,
-        mlp_ratio: 4.0,
-        position: if student { Position::SharedRelative } else { Position::Absolute },
-        qkv_bias: if student { QkvBias::Qv } else { QkvBias::Full },
-        layer_scale: student.then_some(0.1),
-        cls_token: true,
-        activation: Activation::Gelu,
-        ln_eps: 1e-6,
-        head: Head::Features,
-        num_classes: 0,
-        drop_path_rate: if student { 0.1 } else { 0.0 },
-    }
+    recompute: bool,
 }
 
 /// Runs the benchmark; the result is one line of JSON. Call it from a rayon pool of the wanted size.
 pub fn fd_step(options: &BenchOptions) -> Result<String, Error> {
-    let batch = options.batch.unwrap_or(options.preset.sizes().5);
+    let (student, teacher, batch) = options.preset.models()?;
+    let batch = options.batch.unwrap_or(batch);
     if batch == 0 || options.steps == 0 {
         return Err(Error::Usage("bench: --batch and --steps must be at least 1".into()));
     }
-    let (student, teacher) = (vit(options.preset, true), vit(options.preset, false));
-    let fd = Distillation::new(&student, &teacher, Projector::Linear {}, Objective::PAPER)?;
+    let fd = Distillation::new(&student, &teacher, Projector::Linear {}, Objective::PAPER)?.with_recompute(options.recompute);
     let step = fd.plan(batch, Engine::Fused)?;
-    let (mut trained, mut frozen) = (Params::new(&fd.trained, DType::F32), Params::new(&fd.frozen, DType::F32));
+    let (mut trained, mut frozen) = (Params::new(&fd.trained, DType::F32), Params::new(&fd.frozen[0], DType::F32));
     initialise(&mut trained, "encoder.", &student, Init::Official, 0);
     initialise(&mut trained, "decoder.", &student, Init::Official, 1);
     initialise(&mut frozen, "", &teacher, Init::Official, 2);
@@ -140,7 +147,7 @@ pub fn fd_step(options: &BenchOptions) -> Result<String, Error> {
         let sets = [&trained, &frozen];
         let mut cx = Cx::new(&options.device, &sets, &mut arena, StepKey { step: i as u64, ..StepKey::default() });
         step.plan.forward(&mut cx)?;
-        loss = step.loss.value(&step.plan, &mut cx)?;
+        (loss, _) = step.loss.value(&step.plan, &mut cx)?;
         grads.reset();
         step.plan.backward(&mut cx, &mut grads)?;
         let clip = clip_factor(grad_norm(&grads), Some(3.0));
@@ -152,7 +159,6 @@ pub fn fd_step(options: &BenchOptions) -> Result<String, Error> {
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
     let cost = step.plan.cost();
-    let round = |x: f64| (x * 1e3).round() / 1e3;
     let line = Line {
         bench: "fd-step",
         engine: format!("fd-{}", env!("CARGO_PKG_VERSION")),
@@ -163,16 +169,22 @@ pub fn fd_step(options: &BenchOptions) -> Result<String, Error> {
         compiled: None,
         batch,
         threads: rayon::current_num_threads(),
-        images_per_second: round(batch as f64 / median),
-        step_ms: round(median * 1e3),
-        step_ms_min: round(times[0] * 1e3),
+        images_per_second: rounded(batch as f64 / median),
+        step_ms: rounded(median * 1e3),
+        step_ms_min: rounded(times[0] * 1e3),
         loss: (loss * 1e5).round() / 1e5,
         peak_rss_mb: peak_rss_mb(),
         peak_device_mb: 0,
         simd: fd_compute::simd::level().name(),
-        gflops: round((cost.forward_flops + cost.backward_flops) as f64 / median / 1e9),
+        gflops: rounded((cost.forward_flops + cost.backward_flops) as f64 / median / 1e9),
+        recompute: options.recompute,
     };
     serde_json::to_string(&line).map_err(|e| Error::Usage(e.to_string()))
+}
+
+/// Three decimals.
+fn rounded(x: f64) -> f64 {
+    (x * 1e3).round() / 1e3
 }
 
 /// The process's peak resident memory in MiB; 0 where the system does not say.

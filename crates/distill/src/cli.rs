@@ -191,12 +191,18 @@ impl SweepArgs {
 pub enum Bench {
     /// A whole step of feature distillation on random images
     FdStep(FdStepArgs),
+    /// Attention alone, forward and backward: a line for each of several shapes
+    Attention {
+        /// Passes to measure
+        #[arg(long, default_value = "10", value_parser = at_most::<1_000_000>)]
+        repeats: usize,
+    },
 }
 
 /// `distill bench fd-step`.
 #[derive(Debug, Args)]
 pub struct FdStepArgs {
-    /// Sizes: mini, tiny, vitb or vitl
+    /// Sizes: mini, tiny, vitb, vitl or swint (Swin-T to Swin v2-T)
     #[arg(long)]
     pub preset: Preset,
     /// Images a step; default: the preset's
@@ -208,12 +214,22 @@ pub struct FdStepArgs {
     /// Steps before them
     #[arg(long, default_value = "2")]
     pub warmup: u32,
+    /// Compute the student's blocks again in the backward pass
+    #[arg(long)]
+    pub recompute: bool,
 }
 
 impl FdStepArgs {
     /// What the benchmark needs.
     pub fn options(&self, device: Device) -> BenchOptions {
-        BenchOptions { preset: self.preset, batch: self.batch, steps: self.steps, warmup: self.warmup as usize, device }
+        BenchOptions {
+            preset: self.preset,
+            batch: self.batch,
+            steps: self.steps,
+            warmup: self.warmup as usize,
+            recompute: self.recompute,
+            device,
+        }
     }
 }
 

@@ -76,6 +76,13 @@ pub fn fd_step(options: &BenchOptions, out: &mut Output) -> anyhow::Result<Outco
     Ok(Outcome::Done)
 }
 
+/// Prints a line for each shape.
+pub fn attention(repeats: usize, out: &mut Output) -> anyhow::Result<Outcome> {
+    let lines = bench::attention(repeats)?.join("\n");
+    writeln!(out, "{lines}").and_then(|()| out.flush()).context("standard output")?;
+    Ok(Outcome::Done)
+}
+
 /// Says how the runs below a folder stand.
 pub fn status(folder: &Path, out: &mut Output) -> anyhow::Result<Outcome> {
     let text = if folder.exists() { runs::status(folder)? } else { format!("{}: no runs yet\n", folder.display()) };

@@ -14,7 +14,7 @@ mod targets;
 
 use fd_compute::{DType, Device, Grads, Layout, Params, Plan, StepKey};
 use fd_data::{Augment, Batch, Crop};
-use fd_model::{Init, VitConfig, initialise};
+use fd_model::{Init, ModelConfig, initialise};
 use serde::{Deserialize, Serialize};
 
 pub use collapse::Guard;
@@ -78,7 +78,7 @@ pub enum Kind {
 
 impl Dino {
     /// The plans of a step and the number of trained parameters, without any memory for them.
-    pub fn plans(&self, model: &VitConfig) -> Result<(Vec<Plan>, usize), Error> {
+    pub fn plans(&self, model: &ModelConfig) -> Result<(Vec<Plan>, usize), Error> {
         let mut declared = Layout::builder();
         let net = head::declare(&self.head, model, &mut declared)?;
         let layout = declared.finish();
@@ -92,7 +92,7 @@ impl Dino {
     }
 
     /// Refuses impossible numbers; the message names the key under `at`.
-    pub fn check(&self, at: &str, model: &VitConfig, samples: usize) -> Result<(), Error> {
+    pub fn check(&self, at: &str, model: &ModelConfig, samples: usize) -> Result<(), Error> {
         let refuse = |key: &str, why: String| Err(Error::Usage(format!("{at}.{key}: {why}")));
         self.recipe.check(at, samples)?;
         if self.recipe.accumulate != 1 {
@@ -114,14 +114,14 @@ impl Dino {
             return refuse("crops", "at least one global crop and two crops in all (at most 64) are needed".into());
         }
         for crop in &self.crops {
-            let fits = |side: usize| side > 0 && side.is_multiple_of(model.patch_size.max(1));
+            let stride = model.stride();
+            let fits = |side: usize| side > 0 && side.is_multiple_of(stride.max(1));
             if !(fits(crop.size.0) && fits(crop.size.1)) {
-                return refuse("crops", format!("size {:?} is not a multiple of patch_size {}", crop.size, model.patch_size));
+                return refuse("crops", format!("size {:?} is not a multiple of patch_size {stride}", crop.size));
             }
-            VitConfig { img_size: crop.size, ..model.clone() }.check()?;
-            let smaller = crop.size != model.img_size;
-            if smaller && (model.position.relative() || model.position.shared()) {
-                return refuse("crops", format!("size {:?}: relative positions need crops of {:?}", crop.size, model.img_size));
+            model.clone().with_img_size(crop.size).check()?;
+            if crop.size != model.img_size() && model.fixed_size() {
+                return refuse("crops", format!("size {:?}: relative positions need crops of {:?}", crop.size, model.img_size()));
             }
         }
         self.targets.check().or_else(|why| refuse("targets", why))?;
@@ -152,9 +152,9 @@ pub struct DinoLearner {
 impl DinoLearner {
     /// Student and teacher for batches of the recipe's size, and the student's initial values: those of `model` under its official
     /// names, the head's under `head.`.
-    pub fn new(config: &Dino, model: &VitConfig, init: Init, seed: u64, device: Device) -> Result<(Self, Params), Error> {
+    pub fn new(config: &Dino, model: &ModelConfig, init: Init, seed: u64, device: Device) -> Result<(Self, Params), Error> {
         let (mut declared, batch) = (Layout::builder(), config.recipe.batch);
-        let model = VitConfig { drop_path_rate: config.drop_path_rate, ..model.clone() };
+        let model = model.clone().with_drop_path(config.drop_path_rate);
         let net = head::declare(&config.head, &model, &mut declared)?;
         let layout = declared.finish();
         let mut params = Params::new(&layout, DType::F32);
@@ -236,7 +236,7 @@ impl Learner for DinoLearner {
         grads.set(self.prototypes, &dw.iter().map(|&g| f64::from(g)).collect::<Vec<_>>());
         let signs = self.guard.signs(&teacher, loss);
         self.guard.warn(at, &signs);
-        Ok(Measured { loss, signs: Some(signs) })
+        Ok(Measured { loss, signs: Some(signs), ..Measured::default() })
     }
 
     fn stepped(&mut self, params: &Params, at: At) {

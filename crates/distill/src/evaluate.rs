@@ -2,7 +2,7 @@
 
 use fd_compute::{Act, Arena, Cx, DType, Device, Params, Plan, Planner, Pooling, StepKey};
 use fd_data::{Augment, Loader, LoaderConfig, Source};
-use fd_model::{Taps, Vit};
+use fd_model::{Model, Taps};
 use std::sync::Arc;
 
 use crate::{Error, interrupt};
@@ -41,7 +41,7 @@ pub fn in_order(source: &Arc<dyn Source>, view: Augment) -> Result<Loader, Error
 
 /// One pass over the data set: what is asked for, in that order.
 pub fn outputs<const N: usize>(
-    vit: &Vit,
+    vit: &Model,
     params: &Params,
     wanted: [Output; N],
     loader: &Loader,
@@ -82,12 +82,12 @@ struct Inference<const N: usize> {
 }
 
 impl<const N: usize> Inference<N> {
-    fn new(vit: &Vit, params: &Params, wanted: [Output; N], shape: [usize; 4]) -> Result<Self, Error> {
+    fn new(vit: &Model, params: &Params, wanted: [Output; N], shape: [usize; 4]) -> Result<Self, Error> {
         let mut p = Planner::new();
         p.bind(params.layout());
         let images = p.input(shape);
         let features = vit.plan(&mut p, images, Taps::default())?;
-        let skip = usize::from(vit.config().cls_token);
+        let skip = usize::from(vit.config().cls_token());
         let mut out = [images; N];
         for (out, wanted) in out.iter_mut().zip(wanted) {
             *out = match wanted {

@@ -13,7 +13,8 @@ mod objectives;
 mod optimiser;
 mod schedules;
 mod training;
-mod vit;
+mod swin;
+mod encoder;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -166,7 +167,7 @@ fn run(folder: &Path, name: String) -> Result<Case, Error> {
 fn compare(golden: &Golden, kind: Result<Kind, Stop>) -> Case {
     let mut checks = Checks::new(golden);
     let run = |kind| match kind {
-        Kind::Vit => vit::run(&mut checks),
+        Kind::Encoder => encoder::run(&mut checks),
         Kind::Distillation => distillation::run(&mut checks),
         Kind::Training => training::run(&mut checks),
         Kind::Objectives => objectives::run(&mut checks),

@@ -1,6 +1,6 @@
 //! How a teacher comes to be: with labels, or by DINO without.
 
-use fd_model::VitConfig;
+use fd_model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -45,7 +45,7 @@ impl Pretrain {
     }
 
     /// Refuses impossible numbers; the message names the key under `at`.
-    pub fn check(&self, at: &str, model: &VitConfig, samples: usize) -> Result<(), Error> {
+    pub fn check(&self, at: &str, model: &ModelConfig, samples: usize) -> Result<(), Error> {
         let at = format!("{at}.train");
         match self {
             Pretrain::Supervised { train } => train.recipe.check(&at, samples),

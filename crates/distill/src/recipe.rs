@@ -61,6 +61,11 @@ fn build(geometry: Geometry, views: &Views, normalise: &Normalise) -> Result<Aug
     Ok(Augment::new(AugmentConfig { geometry, flip: views.flip, erase: views.erase, photometric, normalise })?)
 }
 
+/// (factor, term) that take a channel from one (mean, standard deviation) to another.
+pub fn renormalise((mean, std): (f64, f64), (to_mean, to_std): (f64, f64)) -> (f64, f64) {
+    (std / to_std, (mean - to_mean) / to_std)
+}
+
 /// Most epochs of a stage.
 pub(crate) const MOST_EPOCHS: usize = 1_000_000;
 

@@ -38,11 +38,19 @@ pub struct Metrics {
     pub spread: Option<f64>,
     /// Steps since the stage began that were left out, for a gradient that is not finite.
     pub skipped: Option<usize>,
+    /// The first teacher's loss before its weight, where there are several; then the others'.
+    pub loss_1: Option<f64>,
+    /// As `loss_1`.
+    pub loss_2: Option<f64>,
+    /// As `loss_1`.
+    pub loss_3: Option<f64>,
+    /// As `loss_1`.
+    pub loss_4: Option<f64>,
 }
 
 impl Metrics {
     /// What is drawn over steps, under the names of the CSV's columns.
-    fn scalars(&self) -> [(&'static str, Option<f64>); 10] {
+    fn scalars(&self) -> [(&'static str, Option<f64>); 14] {
         [
             ("epoch", Some(self.epoch)),
             ("loss", self.loss),
@@ -54,6 +62,10 @@ impl Metrics {
             ("kl", self.kl),
             ("spread", self.spread),
             ("skipped", self.skipped.map(|n| n as f64)),
+            ("loss_1", self.loss_1),
+            ("loss_2", self.loss_2),
+            ("loss_3", self.loss_3),
+            ("loss_4", self.loss_4),
         ]
     }
 

@@ -15,7 +15,7 @@ use fd_compute::optim::{AdamW, clip_factor, grad_norm};
 use fd_compute::{DType, Grads, Layout, Params};
 use fd_data::{Batch, Loader};
 
-pub use plan_learner::{Loss, PlanLearner, Task};
+pub use plan_learner::{InDfdx, Loss, PlanLearner, Task};
 
 use crate::groups::Rates;
 use crate::interrupt::Signal;
@@ -64,8 +64,44 @@ impl At {
 pub struct Measured {
     /// Loss, mean over the batch.
     pub loss: f64,
+    /// What it is the weighted sum of, where it is one.
+    pub parts: Parts,
     /// Signs of collapse, from learners that can.
     pub signs: Option<Signs>,
+}
+
+/// Most teachers of one student.
+pub const MOST_PARTS: usize = 4;
+
+/// The losses of several teachers, before their weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Parts {
+    values: [f64; MOST_PARTS],
+    len: usize,
+}
+
+impl Parts {
+    /// One more; at most [`MOST_PARTS`].
+    pub fn push(&mut self, value: f64) {
+        self.values[self.len] = value;
+        self.len += 1;
+    }
+
+    /// Adds a share of others, one by one.
+    pub fn add(&mut self, other: &Parts, share: f64) {
+        self.len = self.len.max(other.len);
+        self.values.iter_mut().zip(other.values).for_each(|(a, b)| *a += share * b);
+    }
+
+    /// The values.
+    pub fn get(&self) -> &[f64] {
+        &self.values[..self.len]
+    }
+
+    /// Part `i` of a loss that has several.
+    pub fn apart(&self, i: usize) -> Option<f64> {
+        self.get().get(i).copied().filter(|_| self.len > 1)
+    }
 }
 
 /// Where self-distillation collapses, these show it first (all in nats but the last).

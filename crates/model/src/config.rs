@@ -18,6 +18,8 @@ pub enum Position {
     AbsoluteRelative,
     /// A learned vector a token and one table for all blocks.
     AbsoluteSharedRelative,
+    /// Sine and cosine of the place, added once and not trained (MAE).
+    SinCos,
     /// None at all.
     None,
 }
@@ -120,6 +122,70 @@ pub struct VitConfig {
     pub num_classes: usize,
     /// Drop path of the last block; block i of L has `rate · i / (L - 1)`.
     pub drop_path_rate: f64,
+    /// Register tokens (`reg_token`, DINOv2 with registers): they have no position and are not handed out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reg_tokens: usize,
+    /// A LayerNorm before the first block (`norm_pre`, CLIP's `ln_pre`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub pre_norm: bool,
+    /// Has the patch embedding a bias? (CLIP: no.)
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub patch_bias: bool,
+    /// Width of a projection of the CLS token without bias (`proj`, CLIP's image embedding).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proj_dim: Option<usize>,
+    /// Added to the sides of a grid when absolute positions are interpolated to it (`interpolate_offset`; DINOv2: 0.1).
+    #[serde(default, skip_serializing_if = "is_none_of_it")]
+    pub interpolate_offset: f64,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+fn is_none_of_it(x: &f64) -> bool {
+    *x == 0.0
+}
+
+pub(crate) fn is_false(b: &bool) -> bool {
+    !b
+}
+
+pub(crate) fn is_true(b: &bool) -> bool {
+    *b
+}
+
+pub(crate) fn yes() -> bool {
+    true
+}
+
+/// ViT-B/16 at 224 pixels with absolute positions, as DINO, DeiT and MAE have it: an encoder of features.
+impl Default for VitConfig {
+    fn default() -> Self {
+        VitConfig {
+            img_size: (224, 224),
+            patch_size: 16,
+            in_chans: 3,
+            embed_dim: 768,
+            depth: 12,
+            num_heads: 12,
+            mlp_ratio: 4.0,
+            position: Position::Absolute,
+            qkv_bias: QkvBias::Full,
+            layer_scale: None,
+            cls_token: true,
+            activation: Activation::Gelu,
+            ln_eps: 1e-6,
+            head: Head::Features,
+            num_classes: 0,
+            drop_path_rate: 0.0,
+            reg_tokens: 0,
+            pre_norm: false,
+            patch_bias: true,
+            proj_dim: None,
+            interpolate_offset: 0.0,
+        }
+    }
 }
 
 /// Most tokens of an image: their relative positions are an index of N x N.
@@ -131,7 +197,7 @@ impl VitConfig {
         (self.img_size.0 / self.patch_size.max(1), self.img_size.1 / self.patch_size.max(1))
     }
 
-    /// Tokens N, the CLS token included.
+    /// Tokens N that are handed out: the patches and the CLS token. (The blocks see the registers besides.)
     pub fn tokens(&self) -> usize {
         let (h, w) = self.grid();
         h.saturating_mul(w).saturating_add(usize::from(self.cls_token))
@@ -155,21 +221,27 @@ impl VitConfig {
     /// Refuses what cannot be built; the message names the key.
     pub fn check(&self) -> Result<(), ModelError> {
         let refuse = |key: &'static str, why: String| Err(ModelError::Config { key, why });
-        if self.patch_size == 0 {
-            return refuse("patch_size", "must be at least 1".into());
-        }
-        for (side, name) in [(self.img_size.0, "height"), (self.img_size.1, "width")] {
-            if side == 0 || !side.is_multiple_of(self.patch_size) {
-                return refuse("img_size", format!("{name} {side} is not a multiple of patch_size {}", self.patch_size));
-            }
-        }
+        check_patches(self.img_size, self.patch_size)?;
         if self.tokens() > MAX_TOKENS {
             return refuse("img_size", format!("{} tokens are more than {MAX_TOKENS}", self.tokens()));
         }
         for (key, value, most) in [("in_chans", self.in_chans, 1024), ("embed_dim", self.embed_dim, 1 << 16), ("depth", self.depth, 1024)] {
-            if value == 0 || value > most {
-                return refuse(key, format!("{value} is not from 1 to {most}"));
+            check_range(key, value, most)?;
+        }
+        if self.reg_tokens > MAX_TOKENS {
+            return refuse("reg_tokens", format!("{} is more than {MAX_TOKENS}", self.reg_tokens));
+        }
+        if self.reg_tokens > 0 && (self.position.relative() || self.position.shared()) {
+            return refuse("reg_tokens", "register tokens have no place that a relative position could be taken of".into());
+        }
+        if let Some(dim) = self.proj_dim {
+            check_range("proj_dim", dim, 1 << 16)?;
+            if !self.cls_token || self.head == Head::MeanPool {
+                return refuse("proj_dim", "projects the CLS token after the final norm: there is none".into());
             }
+        }
+        if !(0.0..=1.0).contains(&self.interpolate_offset) {
+            return refuse("interpolate_offset", format!("{} is not in 0..=1", self.interpolate_offset));
         }
         if self.num_classes > 1 << 24 {
             return refuse("num_classes", format!("{} is more than {}", self.num_classes, 1 << 24));
@@ -194,4 +266,26 @@ impl VitConfig {
         }
         Ok(())
     }
+}
+
+/// Refuses images that patches do not tile.
+pub(crate) fn check_patches(img_size: (usize, usize), patch_size: usize) -> Result<(), ModelError> {
+    let refuse = |key: &'static str, why: String| Err(ModelError::Config { key, why });
+    if patch_size == 0 {
+        return refuse("patch_size", "must be at least 1".into());
+    }
+    for (side, name) in [(img_size.0, "height"), (img_size.1, "width")] {
+        if side == 0 || !side.is_multiple_of(patch_size) {
+            return refuse("img_size", format!("{name} {side} is not a multiple of patch_size {patch_size}"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what is not in 1..=most.
+pub(crate) fn check_range(key: &'static str, value: usize, most: usize) -> Result<(), ModelError> {
+    if value == 0 || value > most {
+        return Err(ModelError::Config { key, why: format!("{value} is not from 1 to {most}") });
+    }
+    Ok(())
 }

@@ -1,77 +1,33 @@
 //! The plain vision transformer on the planner: parameters under their official names, and the forward pass. Every option of
-//! [`VitConfig`] is here once; [`reference`](crate::reference) says the same in dfdx.
+//! [`VitConfig`] is here once; [`reference`](crate::reference) says the same in dfdx. CLIP's visual encoder, DINOv2's and MAE's are
+//! configurations of it.
 
 use std::sync::Arc;
 
-use fd_compute::{Act, Bias, DropPath, GeluKind, LayoutBuilder, Param, Planner, Pooling};
+use fd_compute::{Act, Bias, DropPath, LayoutBuilder, Param, Planner, Pooling, Span, Sparse};
 
-use crate::positions::{bicubic, relative_index};
-use crate::{Activation, Head, ModelError, QkvBias, VitConfig};
-
-/// One block's parameters.
-#[derive(Clone, Debug)]
-struct Block {
-    norm1: (Param, Param),
-    qkv: Param,
-    qkv_bias: Bias,
-    table: Option<Param>,
-    proj: (Param, Param),
-    gamma: Option<(Param, Param)>,
-    norm2: (Param, Param),
-    fc1: (Param, Param),
-    fc2: (Param, Param),
-}
+use crate::block::{Block, BlockSpec, Declare, Pair};
+use crate::features::{Features, Taps};
+use crate::positions::{bicubic_scaled, relative_index, sin_cos};
+use crate::{Head, ModelError, Position, VitConfig};
 
 /// A vision transformer's parameters, ready to be put into any number of plans.
 #[derive(Clone, Debug)]
 pub struct Vit {
     config: VitConfig,
     first_site: u32,
-    patch_embed: (Param, Param),
+    recompute: bool,
+    patch_embed: (Param, Bias),
     cls_token: Option<Param>,
+    reg_token: Option<Param>,
     pos_embed: Option<Param>,
+    norm_pre: Option<Pair>,
     shared_table: Option<Param>,
     blocks: Vec<Block>,
-    norm: Option<(Param, Param)>,
-    fc_norm: Option<(Param, Param)>,
-    head: Option<(Param, Param)>,
-}
-
-/// What to keep of a forward pass beside its result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taps {
-    /// Every block's output and the values before and after the final norm.
-    pub blocks: bool,
-    /// Every block's attention probabilities [B, H, N, N].
-    pub attention: bool,
-}
-
-/// Handles to what a forward pass computes. Without [`Taps`] only the result may be read.
-#[derive(Clone, Debug)]
-pub struct Features {
-    /// Patch embeddings [B, n, C], before CLS token and positions.
-    pub patch_embed: Act,
-    /// The shared relative position bias [H, N, N].
-    pub rel_pos_bias: Option<Act>,
-    /// Output of each block [B, N, C].
-    pub blocks: Vec<Act>,
-    /// Attention probabilities of each block [B, H, N, N], if tapped.
-    pub attention: Vec<Act>,
-    /// Tokens [B, N, C] before the final norm.
-    pub prenorm: Act,
-    /// Tokens after `norm` (all but mean-pool heads).
-    pub tokens: Option<Act>,
-    /// What the classifier reads [B, C].
-    pub pooled: Option<Act>,
-    /// Logits [B, classes].
-    pub logits: Option<Act>,
-}
-
-impl Features {
-    /// What the encoder hands out: tokens after `norm`, or before it where there is none.
-    pub fn map(&self) -> Act {
-        self.tokens.unwrap_or(self.prenorm)
-    }
+    norm: Option<Pair>,
+    fc_norm: Option<Pair>,
+    proj: Option<Param>,
+    head: Option<Pair>,
 }
 
 impl Vit {
@@ -81,19 +37,47 @@ impl Vit {
         let c = config.embed_dim;
         let (grid_h, grid_w) = config.grid();
         let rows = (2 * grid_h - 1) * (2 * grid_w - 1) + if config.cls_token { 3 } else { 0 };
-        let mut add = |name: &str, shape: &[usize]| layout.add(format!("{prefix}{name}"), shape);
-        let cls_token = config.cls_token.then(|| add("cls_token", &[1, 1, c]));
-        let pos_embed = config.position.absolute().then(|| add("pos_embed", &[1, config.tokens(), c]));
+        let mut d = Declare { layout, prefix: prefix.into() };
+        let cls_token = config.cls_token.then(|| d.add("cls_token", &[1, 1, c]));
+        let reg_token = (config.reg_tokens > 0).then(|| d.add("reg_token", &[1, config.reg_tokens, c]));
+        let pos_embed = config.position.absolute().then(|| d.add("pos_embed", &[1, config.tokens(), c]));
         let kernel = [c, config.in_chans, config.patch_size, config.patch_size];
-        let patch_embed = (add("patch_embed.proj.weight", &kernel), add("patch_embed.proj.bias", &[c]));
+        let weight = d.add("patch_embed.proj.weight", &kernel);
+        let bias = if config.patch_bias { Bias::Full(d.add("patch_embed.proj.bias", &[c])) } else { Bias::None };
+        let norm_pre = config.pre_norm.then(|| d.pair("norm_pre", &[c]));
         let shared = config.position.shared();
-        let shared_table = shared.then(|| add("rel_pos_bias.relative_position_bias_table", &[rows, config.num_heads]));
-        let blocks = (0..config.depth).map(|i| Block::declare(config, i, rows, &mut add)).collect();
-        let mut pair = |name: &str, shape: &[usize]| (add(&format!("{name}.weight"), shape), add(&format!("{name}.bias"), &shape[..1]));
-        let norm = (config.head != Head::MeanPool).then(|| pair("norm", &[c]));
-        let fc_norm = (config.head == Head::MeanPool).then(|| pair("fc_norm", &[c]));
-        let head = (config.num_classes > 0).then(|| pair("head", &[config.num_classes, c]));
-        Ok(Vit { config: config.clone(), first_site: 0, patch_embed, cls_token, pos_embed, shared_table, blocks, norm, fc_norm, head })
+        let shared_table = shared.then(|| d.add("rel_pos_bias.relative_position_bias_table", &[rows, config.num_heads]));
+        let spec = BlockSpec {
+            dim: c,
+            heads: config.num_heads,
+            hidden: config.hidden_dim(),
+            qkv_bias: config.qkv_bias,
+            layer_scale: config.layer_scale.is_some(),
+            table_rows: config.position.relative().then_some(rows),
+            activation: config.activation,
+            ln_eps: config.ln_eps,
+        };
+        let blocks = (0..config.depth).map(|i| Block::declare(&spec, &mut d.below(&format!("blocks.{i}.")))).collect();
+        let norm = (config.head != Head::MeanPool).then(|| d.pair("norm", &[c]));
+        let fc_norm = (config.head == Head::MeanPool).then(|| d.pair("fc_norm", &[c]));
+        let proj = config.proj_dim.map(|dim| d.add("proj.weight", &[dim, c]));
+        let head = (config.num_classes > 0).then(|| d.pair("head", &[config.num_classes, c]));
+        Ok(Vit {
+            config: config.clone(),
+            first_site: 0,
+            recompute: false,
+            patch_embed: (weight, bias),
+            cls_token,
+            reg_token,
+            pos_embed,
+            norm_pre,
+            shared_table,
+            blocks,
+            norm,
+            fc_norm,
+            proj,
+            head,
+        })
     }
 
     /// The description it was made from.
@@ -107,54 +91,87 @@ impl Vit {
         self
     }
 
+    /// Of every block, keep only what it reads, and compute the rest again in the backward pass (activation checkpointing).
+    pub fn with_recompute(mut self, recompute: bool) -> Vit {
+        self.recompute = recompute;
+        self
+    }
+
     /// Describes the forward pass of `images` [B, in_chans, H, W]. The grid may differ from the configuration's where positions are
     /// absolute (they are then interpolated, differentiably) or absent.
     pub fn plan(&self, p: &mut Planner, images: Act, taps: Taps) -> Result<Features, ModelError> {
-        let shape = p.shape(images);
-        let &[_, channels, height, width] = shape.dims() else {
-            return Err(ModelError::Config { key: "images", why: format!("shape {shape}, expected B x C x H x W") });
-        };
-        if channels != self.config.in_chans {
-            return Err(ModelError::Config {
-                key: "in_chans",
-                why: format!("images have {channels} channels, the model {}", self.config.in_chans),
-            });
+        self.plan_of(p, images, None, taps)
+    }
+
+    /// The same for some of the tokens: `visible` [B, K] names them, counting the CLS token (MAE's encoder).
+    ///
+    /// # Errors
+    /// Relative positions, and registers: tokens are told apart by their place then.
+    pub fn plan_visible(&self, p: &mut Planner, images: Act, visible: Act, taps: Taps) -> Result<Features, ModelError> {
+        let position = self.config.position;
+        if position.relative() || position.shared() {
+            let why = format!("{position:?} cannot serve an encoder that sees some of the patches: use absolute, sin-cos or none");
+            return Err(ModelError::Config { key: "position", why });
         }
-        let grid = (height / self.config.patch_size, width / self.config.patch_size);
-        let patches = p.patchify(images, self.config.patch_size)?;
-        let patch_embed = p.linear(patches, self.patch_embed.0, Bias::Full(self.patch_embed.1))?;
+        if self.reg_token.is_some() {
+            return Err(ModelError::Config { key: "reg_tokens", why: "an encoder that sees some of the patches has none".into() });
+        }
+        self.plan_of(p, images, Some(visible), taps)
+    }
+
+    fn plan_of(&self, p: &mut Planner, images: Act, visible: Option<Act>, taps: Taps) -> Result<Features, ModelError> {
+        let config = &self.config;
+        let grid = grid_of(p, images, config.in_chans, config.patch_size)?;
+        let patches = p.patchify(images, config.patch_size)?;
+        let patch_embed = p.linear(patches, self.patch_embed.0, self.patch_embed.1)?;
         let cls = self.cls_token.map(|w| p.weight(w)).transpose()?;
+        let registers = self.reg_token.map(|w| p.weight(w)).transpose()?;
         let pos = self.positions(p, grid)?;
-        let mut x = p.tokens(patch_embed, cls, pos)?;
-        let rel_pos_bias = self.shared_table.map(|t| self.bias(p, t, grid)).transpose()?;
-        let mut features =
-            Features { patch_embed, rel_pos_bias, blocks: vec![], attention: vec![], prenorm: x, tokens: None, pooled: None, logits: None };
+        let mut x = p.tokens(patch_embed, cls, registers, pos)?;
+        if let Some(visible) = visible {
+            x = p.gather(x, visible)?;
+        }
+        if self.norm_pre.is_some() {
+            x = p.layer_norm(x, self.norm_pre, config.ln_eps)?;
+        }
+        let mut features = Features::new(grid, config.cls_token, patch_embed, x);
+        if let Some(table) = self.shared_table {
+            features.rel_pos_bias.push(self.bias(p, table, grid)?);
+        }
         for (i, block) in self.blocks.iter().enumerate() {
             let bias = match block.table {
                 Some(table) => Some(self.bias(p, table, grid)?),
-                None => rel_pos_bias,
+                None => features.rel_pos_bias.first().copied(),
             };
-            let (out, attention) = block.plan(&self.config, (i, self.first_site), p, x, bias, taps)?;
+            let drop = DropPath { rate: config.drop_path(i), site: self.first_site + 2 * i as u32 };
+            let drop = Some(drop).filter(|d| d.rate > 0.0);
+            let describe = |p: &mut Planner| block.plan(p, x, bias, &Span::Whole, drop, taps.attention);
+            let (out, attention) = if self.recompute { p.recompute(describe)? } else { describe(p)? };
             x = out;
             features.blocks.push(x);
             features.attention.extend(attention);
         }
         features.prenorm = x;
         self.finish(p, &mut features)?;
-        self.keep(p, &features, taps);
+        features.keep(p, taps);
         Ok(features)
     }
 
     fn finish(&self, p: &mut Planner, f: &mut Features) -> Result<(), ModelError> {
-        let eps = self.config.ln_eps;
+        let (eps, cls) = (self.config.ln_eps, usize::from(self.config.cls_token));
         if self.norm.is_some() {
-            f.tokens = Some(p.layer_norm(f.prenorm, self.norm, eps)?);
+            let tokens = p.layer_norm(f.prenorm, self.norm, eps)?;
+            f.tokens = Some(if self.config.reg_tokens == 0 { tokens } else { self.without_registers(p, tokens)? });
+        }
+        if let Some(proj) = self.proj {
+            let token = p.pool(f.map(), Pooling::Token(0))?;
+            f.projected = Some(p.linear(token, proj, Bias::None)?);
         }
         f.pooled = match self.config.head {
             Head::Features => None,
             Head::Cls => Some(p.pool(f.map(), Pooling::Token(0))?),
             Head::MeanPool => {
-                let mean = p.pool(f.prenorm, Pooling::Mean { skip: usize::from(self.config.cls_token) })?;
+                let mean = p.pool(f.prenorm, Pooling::Mean { skip: cls + self.config.reg_tokens })?;
                 Some(p.layer_norm(mean, self.fc_norm, eps)?)
             }
         };
@@ -164,21 +181,25 @@ impl Vit {
         Ok(())
     }
 
-    fn keep(&self, p: &mut Planner, f: &Features, taps: Taps) {
-        if taps.blocks {
-            let all = [f.patch_embed, f.prenorm].into_iter().chain(f.rel_pos_bias).chain(f.tokens).chain(f.pooled).chain(f.logits);
-            all.chain(f.blocks.iter().copied()).for_each(|act| p.keep(act));
-        }
-        f.attention.iter().for_each(|&act| p.keep(act));
+    fn without_registers(&self, p: &mut Planner, tokens: Act) -> Result<Act, ModelError> {
+        let (cls, n) = (u32::from(self.config.cls_token), p.shape(tokens).dims()[1] as u32);
+        let kept = (0..cls).chain(cls + self.config.reg_tokens as u32..n);
+        Ok(p.sparse(tokens, Arc::new(Sparse::new(n as usize, kept.map(|i| vec![(i, 1.0)]).collect())))?)
     }
 
     fn positions(&self, p: &mut Planner, grid: (usize, usize)) -> Result<Option<Act>, ModelError> {
+        let (cls, c) = (usize::from(self.config.cls_token), self.config.embed_dim);
+        if self.config.position == Position::SinCos {
+            let table: Vec<f64> = std::iter::repeat_n(0.0, cls * c).chain(sin_cos(grid, c)).collect();
+            return Ok(Some(p.constant([cls + grid.0 * grid.1, c], table.into())?));
+        }
         let Some(table) = self.pos_embed else { return Ok(None) };
         let pos = p.weight(table)?;
         if grid == self.config.grid() {
             return Ok(Some(pos));
         }
-        Ok(Some(p.sparse(pos, Arc::new(bicubic(self.config.grid(), grid, usize::from(self.config.cls_token))))?))
+        let matrix = bicubic_scaled(self.config.grid(), grid, cls, self.config.interpolate_offset);
+        Ok(Some(p.sparse(pos, Arc::new(matrix))?))
     }
 
     fn bias(&self, p: &mut Planner, table: Param, grid: (usize, usize)) -> Result<Act, ModelError> {
@@ -191,57 +212,14 @@ impl Vit {
     }
 }
 
-impl Block {
-    fn declare(config: &VitConfig, i: usize, rows: usize, add: &mut impl FnMut(&str, &[usize]) -> Param) -> Block {
-        let (c, hidden) = (config.embed_dim, config.hidden_dim());
-        let mut add = |name: &str, shape: &[usize]| add(&format!("blocks.{i}.{name}"), shape);
-        let gamma = config.layer_scale.map(|_| (add("gamma_1", &[c]), add("gamma_2", &[c])));
-        let norm1 = (add("norm1.weight", &[c]), add("norm1.bias", &[c]));
-        let qkv_bias = match config.qkv_bias {
-            QkvBias::None => Bias::None,
-            QkvBias::Full => Bias::Full(add("attn.qkv.bias", &[3 * c])),
-            QkvBias::Qv | QkvBias::Qkv => {
-                let (q, v) = (Some(add("attn.q_bias", &[c])), Some(add("attn.v_bias", &[c])));
-                Bias::Qkv { q, k: (config.qkv_bias == QkvBias::Qkv).then(|| add("attn.k_bias", &[c])), v }
-            }
-        };
-        let relative = config.position.relative();
-        let table = relative.then(|| add("attn.relative_position_bias_table", &[rows, config.num_heads]));
-        let qkv = add("attn.qkv.weight", &[3 * c, c]);
-        let proj = (add("attn.proj.weight", &[c, c]), add("attn.proj.bias", &[c]));
-        let norm2 = (add("norm2.weight", &[c]), add("norm2.bias", &[c]));
-        let fc1 = (add("mlp.fc1.weight", &[hidden, c]), add("mlp.fc1.bias", &[hidden]));
-        let fc2 = (add("mlp.fc2.weight", &[c, hidden]), add("mlp.fc2.bias", &[c]));
-        Block { norm1, qkv, qkv_bias, table, proj, gamma, norm2, fc1, fc2 }
+/// Patches down and across of an image batch [B, channels, H, W].
+pub(crate) fn grid_of(p: &Planner, images: Act, in_chans: usize, patch_size: usize) -> Result<(usize, usize), ModelError> {
+    let shape = p.shape(images);
+    let &[_, channels, height, width] = shape.dims() else {
+        return Err(ModelError::Config { key: "images", why: format!("shape {shape}, expected B x C x H x W") });
+    };
+    if channels != in_chans {
+        return Err(ModelError::Config { key: "in_chans", why: format!("images have {channels} channels, the model {in_chans}") });
     }
-
-    /// x + drop(γ₁ · attention(norm1 x)), then x + drop(γ₂ · mlp(norm2 x)).
-    fn plan(
-        &self,
-        config: &VitConfig,
-        (i, first_site): (usize, u32),
-        p: &mut Planner,
-        x: Act,
-        bias: Option<Act>,
-        taps: Taps,
-    ) -> Result<(Act, Option<Act>), ModelError> {
-        let scale = (config.head_dim() as f64).powf(-0.5);
-        let drop =
-            |branch: u32| Some(DropPath { rate: config.drop_path(i), site: first_site + 2 * i as u32 + branch }).filter(|d| d.rate > 0.0);
-        let h = p.layer_norm(x, Some(self.norm1), config.ln_eps)?;
-        let qkv = p.linear(h, self.qkv, self.qkv_bias)?;
-        let map = taps.attention.then(|| p.attention_map(qkv, bias, config.num_heads, scale)).transpose()?;
-        let h = p.attention(qkv, bias, config.num_heads, scale)?;
-        let h = p.linear(h, self.proj.0, Bias::Full(self.proj.1))?;
-        let x = p.residual(x, h, self.gamma.map(|g| g.0), drop(0))?;
-        let h = p.layer_norm(x, Some(self.norm2), config.ln_eps)?;
-        let h = p.linear(h, self.fc1.0, Bias::Full(self.fc1.1))?;
-        let activation = match config.activation {
-            Activation::Gelu => GeluKind::Erf,
-            Activation::QuickGelu => GeluKind::Quick,
-        };
-        let h = p.gelu(h, activation);
-        let h = p.linear(h, self.fc2.0, Bias::Full(self.fc2.1))?;
-        Ok((p.residual(x, h, self.gamma.map(|g| g.1), drop(1))?, map))
-    }
+    Ok((height / patch_size, width / patch_size))
 }

@@ -1,10 +1,16 @@
 //! Multi-head attention with an optional additive bias. qkv [B, N, 3C] holds queries, keys and values side by side, each as H heads
-//! of D = C / H; bias [H, N, N]; y [B, N, C]; lse [B, H, N].
+//! of D = C / H; bias [H, n, n]; y [B, N, C]; lse [B W, H, n], where the N tokens are W windows of n (one of N, mostly).
 //!
-//! S = scale · q kᵀ + bias, lse = log Σ exp S, P = exp(S - lse), y = P v. One (image, head) at a time: nothing of size B·H·N·N
-//! exists. The backward pass computes P again from q, k and lse:
-//! dP = dy vᵀ, dS = P ∘ (dP - rowsum(P ∘ dP)), dv = Pᵀ dy, dq = scale · dS k, dk = scale · dSᵀ q, dbias = Σ over images of dS,
-//! summed in groups of images that depend on B only.
+//! S = s · q kᵀ + bias (or s · cos(q, k), see [`Scores`]), lse = log Σ exp S, P = exp(S - lse), y = P v. One (image, window, head) at
+//! a time: nothing of size B·H·N·N exists. The backward pass computes P again from q, k and lse:
+//! dP = dy vᵀ, dS = P ∘ (dP - rowsum(P ∘ dP)), dv = Pᵀ dy, dq = s · dS k, dk = s · dSᵀ q, dbias = Σ over images and windows of dS,
+//! summed in groups that depend on their number only.
+//!
+//! Here: the plain case, whose heads are read and written where they are. `gathered` has windows, causal and cosine attention.
+
+mod gathered;
+mod span;
+mod tile;
 
 use rayon::prelude::*;
 
@@ -13,7 +19,9 @@ use super::{Operation, Wiring};
 use crate::exec::{At, Env};
 use crate::gemm::{Mat, MatMut, Threads, matmul};
 use crate::plan::{Act, Deliver};
-use crate::{Real, simd_fn};
+use crate::{Param, Real, simd_fn};
+
+pub use span::{Scores, Span, Windows};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Attention {
@@ -25,10 +33,11 @@ pub(crate) struct Attention {
     pub tokens: usize,
     pub heads: usize,
     pub head_dim: usize,
-    pub scale: f64,
+    pub scores: Scores,
+    pub span: Span,
 }
 
-/// Groups of images whose bias gradients are summed apart and then added up.
+/// Groups of (image, window) whose gradients of bias and scales are summed apart and then added up.
 const GROUPS: usize = 16;
 
 simd_fn! {
@@ -116,15 +125,47 @@ impl Attention {
     }
 
     fn bias_of<'a, T>(&self, bias: &'a [T], h: usize) -> &'a [T] {
-        let nn = self.tokens * self.tokens;
-        if bias.is_empty() { bias } else { &bias[h * nn..(h + 1) * nn] }
+        let n = self.span.extents(self.tokens).1;
+        if bias.is_empty() { bias } else { &bias[h * n * n..(h + 1) * n * n] }
+    }
+
+    /// The factor of the plain case.
+    fn plain(&self) -> Option<f64> {
+        match (self.scores, &self.span) {
+            (Scores::Scaled(scale), Span::Whole) => Some(scale),
+            _ => None,
+        }
+    }
+
+    /// The trained scales of the heads.
+    fn logit_scale(&self) -> Option<Param> {
+        if let Scores::Cosine(p) = self.scores { Some(p) } else { None }
+    }
+
+    /// (image, window) pairs.
+    fn units(&self) -> usize {
+        self.batch * self.span.extents(self.tokens).0
+    }
+
+    /// What a task of the backward pass adds up for its head: elements of dbias, and of the scale's gradient.
+    fn slot(&self) -> (usize, usize) {
+        let n = self.span.extents(self.tokens).1;
+        (if self.bias.is_some() { n * n } else { 0 }, usize::from(self.logit_scale().is_some()))
     }
 
     /// One (image, head) of the backward pass; adds its dS to dbias unless that is empty.
     #[allow(clippy::too_many_arguments)]
-    fn backward_head<T: Real>(&self, v: &Views<T>, dqkv: Shared<T>, add: bool, b: usize, h: usize, dbias: &mut [T], scratch: &mut [T]) {
+    fn backward_head<T: Real>(
+        &self,
+        v: &Views<T>,
+        scale: T,
+        dqkv: Shared<T>,
+        add: bool,
+        (b, h): (usize, usize),
+        dbias: &mut [T],
+        scratch: &mut [T],
+    ) {
         let (n, d, c) = (self.tokens, self.head_dim, self.heads * self.head_dim);
-        let scale = T::of(self.scale);
         let (p, ds) = scratch.split_at_mut(n * n);
         let [q, k, value] = self.heads_of(v.qkv, b, h);
         let dy = Mat::strided(&v.dy[b * n * c + h * d..(b + 1) * n * c], n, d, c);
@@ -153,24 +194,27 @@ impl Operation for Attention {
     const NAME: &'static str = "attention";
 
     fn wiring(&self) -> Wiring {
-        let pairs = (self.batch * self.heads * self.tokens * self.tokens) as u64;
-        let groups = GROUPS.min(self.batch);
+        let (windows, n) = self.span.extents(self.tokens);
+        let pairs = (self.batch * windows * self.heads * n * n) as u64;
+        let (nn, one) = self.slot();
         let inputs: Vec<Act> = std::iter::once(self.qkv).chain(self.bias).collect();
         Wiring {
             outputs: vec![self.y, self.lse],
             backward_reads: [self.qkv, self.lse].into_iter().chain(self.bias).collect(),
-            scratch: (0, if self.bias.is_some() { groups * self.heads * self.tokens * self.tokens } else { 0 }),
+            params: self.logit_scale().into_iter().collect(),
+            scratch: (0, GROUPS.min(self.units()) * self.heads * (nn + one)),
             flops: (pairs * (4 * self.head_dim as u64 + 5), pairs * (10 * self.head_dim as u64 + 8)),
             ..Wiring::new(&inputs, self.y)
         }
     }
 
     fn forward<T: Real>(&self, env: &mut Env<T>) {
+        let Some(scale) = self.plain() else { return self.forward_gathered(env) };
         let (n, d, c) = (self.tokens, self.head_dim, self.heads * self.head_dim);
         let bias = self.bias.map_or(At::Nothing, At::Value);
         let [qkv, bias, y, lse] = env.acts.split([At::Value(self.qkv), bias, At::Value(self.y), At::Value(self.lse)]);
         let (qkv, bias, y) = (&*qkv, &*bias, Shared(y.as_mut_ptr()));
-        let scale = T::of(self.scale);
+        let scale = T::of(scale);
         lse.par_chunks_mut(n).enumerate().for_each(|(task, lse)| {
             let (b, h) = (task / self.heads, task % self.heads);
             let [q, k, v] = self.heads_of(qkv, b, h);
@@ -187,42 +231,65 @@ impl Operation for Attention {
     fn backward<T: Real>(&self, env: &mut Env<T>) {
         let (how, how_bias) = (env.deliver(self.qkv), self.bias.map_or(Deliver::Skip, |b| env.deliver(b)));
         assert!(how != Deliver::Skip, "attention weights without trained projections are not differentiated");
-        let nn = self.tokens * self.tokens;
+        let wants_scale = self.logit_scale().is_some_and(|p| env.grads.wants(p));
+        let scales = self.scales(env);
         let bias = self.bias.map_or(At::Nothing, At::Value);
         let [qkv, bias, lse, dy, dqkv, partial] =
             env.acts.split([At::Value(self.qkv), bias, At::Value(self.lse), At::Grad(self.y), At::Grad(self.qkv), At::Scratch]);
         let views = Views { qkv, bias, lse, dy };
         let (dqkv, add) = (Shared(dqkv.as_mut_ptr()), how == Deliver::Add);
-        if how_bias == Deliver::Skip {
-            (0..self.batch * self.heads).into_par_iter().for_each(|task| {
-                let (b, h) = (task / self.heads, task % self.heads);
-                rows::with_scratch(2 * nn, |s: &mut [T]| self.backward_head(&views, dqkv, add, b, h, &mut [], s));
+        let n = self.span.extents(self.tokens).1;
+        let one = |unit: usize, h: usize, sums: &mut [T], s: &mut [T]| match self.plain() {
+            Some(scale) => self.backward_head(&views, T::of(scale), dqkv, add, (unit, h), sums, s),
+            None => self.backward_gathered(&views, scales, dqkv, add, (unit, h), sums, s),
+        };
+        let scratch = if self.plain().is_some() { 2 * n * n } else { self.gathered_scratch() };
+        let units = self.units();
+        if how_bias == Deliver::Skip && !wants_scale {
+            (0..units * self.heads).into_par_iter().for_each(|task| {
+                rows::with_scratch(scratch, |s: &mut [T]| one(task / self.heads, task % self.heads, &mut [], s));
             });
             return;
         }
-        let groups = GROUPS.min(self.batch);
-        partial.par_chunks_mut(nn).enumerate().for_each(|(task, dbias)| {
+        let (groups, (nn, extra)) = (GROUPS.min(units), self.slot());
+        partial.par_chunks_mut(nn + extra).enumerate().for_each(|(task, sums)| {
             let (group, h) = (task / self.heads, task % self.heads);
-            dbias.fill(T::ZERO);
-            rows::with_scratch(2 * nn, |s: &mut [T]| {
-                for b in group * self.batch / groups..(group + 1) * self.batch / groups {
-                    self.backward_head(&views, dqkv, add, b, h, dbias, s);
+            sums.fill(T::ZERO);
+            rows::with_scratch(scratch, |s: &mut [T]| {
+                for unit in group * units / groups..(group + 1) * units / groups {
+                    one(unit, h, sums, s);
                 }
             });
         });
-        let Some(bias) = self.bias else { return };
-        let [partial, dbias] = env.acts.split([At::Scratch, At::Grad(bias)]);
-        let (partial, all) = (&*partial, self.heads * nn);
-        dbias.par_chunks_mut(8192).enumerate().for_each(|(i, d)| {
-            if how_bias == Deliver::Set {
-                d.fill(T::ZERO);
-            }
-            partial.chunks_exact(all).for_each(|p| rows::add_to(d, &p[i * 8192..i * 8192 + d.len()]));
-        });
+        self.reduce(env, how_bias);
     }
 }
 
-/// The probabilities themselves, for analyses: P [B, H, N, N] from qkv and bias as in [`Attention`]. It has no gradient.
+impl Attention {
+    /// Adds the groups' sums up, in their order.
+    fn reduce<T: Real>(&self, env: &mut Env<T>, how_bias: Deliver) {
+        let (nn, extra) = self.slot();
+        let head = nn + extra;
+        if let Some(bias) = self.bias.filter(|_| how_bias != Deliver::Skip) {
+            let [partial, dbias] = env.acts.split([At::Scratch, At::Grad(bias)]);
+            let partial = &*partial;
+            dbias.par_chunks_mut(nn).enumerate().for_each(|(h, d)| {
+                if how_bias == Deliver::Set {
+                    d.fill(T::ZERO);
+                }
+                partial.chunks_exact(head).skip(h).step_by(self.heads).for_each(|p| rows::add_to(d, &p[..nn]));
+            });
+        }
+        let Some(logit_scale) = self.logit_scale() else { return };
+        let [partial] = env.acts.split([At::Scratch]);
+        let total = |h: usize| partial.chunks_exact(head).skip(h).step_by(self.heads).fold(T::ZERO, |sum, p| sum + p[nn]);
+        if let [Some((d, add))] = env.grads.split([logit_scale]) {
+            d.iter_mut().enumerate().for_each(|(h, d)| *d = if add { *d + total(h) } else { total(h) });
+        }
+    }
+}
+
+/// The probabilities themselves, for analyses: P [B W, H, n, n] from qkv and bias as in [`Attention`]. It has no gradient.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionMap {
     pub of: Attention,
@@ -239,13 +306,20 @@ impl Operation for AttentionMap {
 
     fn forward<T: Real>(&self, env: &mut Env<T>) {
         let a = &self.of;
+        let scales = a.scales(env);
         let bias = a.bias.map_or(At::Nothing, At::Value);
         let [qkv, bias, maps, lse] = env.acts.split([At::Value(a.qkv), bias, At::Value(a.y), At::Value(a.lse)]);
-        let (n, qkv, bias) = (a.tokens, &*qkv, &*bias);
+        let (qkv, bias) = (&*qkv, &*bias);
+        let n = a.span.extents(a.tokens).1;
         maps.par_chunks_mut(n * n).zip(lse.par_chunks_mut(n)).enumerate().for_each(|(task, (p, lse))| {
-            let [q, k, _] = a.heads_of(qkv, task / a.heads, task % a.heads);
-            matmul(T::of(a.scale), q, k.t(), false, MatMut::new(p, n, n), Threads::One);
-            softmax(p, a.bias_of(bias, task % a.heads), n, lse);
+            let (unit, h) = (task / a.heads, task % a.heads);
+            if let Some(scale) = a.plain() {
+                let [q, k, _] = a.heads_of(qkv, unit, h);
+                matmul(T::of(scale), q, k.t(), false, MatMut::new(p, n, n), Threads::One);
+                softmax(p, a.bias_of(bias, h), n, lse);
+            } else {
+                rows::with_scratch(a.gathered_scratch(), |s: &mut [T]| a.map_gathered(qkv, bias, scales, (unit, h), p, lse, s));
+            }
         });
     }
 

@@ -62,7 +62,8 @@ impl Operation for Linear {
             backward_reads: vec![self.x],
             params: std::iter::once(self.w).chain(self.bias.parts(self.outputs).map(|(_, p)| p)).collect(),
             scratch: (self.outputs, partial),
-            flops: (flops, 2 * flops),
+            flops: (flops, flops),
+            param_flops: flops,
             ..Wiring::new(&[self.x], self.y)
         }
     }

@@ -4,14 +4,18 @@
 //! rows are worked on in chunks whose size depends on the shape only, and sums over chunks run in chunk order, so that any number
 //! of threads gives equal bits.
 
+mod activation;
 mod attention;
 mod batch_norm;
+mod channel_affine;
+mod constant;
 mod feature_loss;
-mod gelu;
+mod gather;
 mod l2_normalise;
 mod layer_norm;
 mod linear;
 mod logit_loss;
+mod patch_merge;
 mod patchify;
 mod pool;
 mod relative_bias;
@@ -20,9 +24,11 @@ pub(crate) mod rows;
 mod sparse;
 mod tokens;
 mod weight;
+mod weighted_sum;
 
+pub use activation::Activation;
+pub use attention::{Scores, Span, Windows};
 pub use feature_loss::Distance;
-pub use gelu::GeluKind;
 pub use linear::Bias;
 pub use pool::Pooling;
 pub use residual::DropPath;
@@ -55,8 +61,10 @@ pub(crate) struct Wiring {
     pub in_place: Option<Act>,
     /// Scratch elements of the forward and the backward step.
     pub scratch: (usize, usize),
-    /// Floating point operations of the forward and the backward step.
+    /// Floating point operations of the forward step, and of the backward step but for those of the next field.
     pub flops: (u64, u64),
+    /// Of the backward step where a parameter's gradient is wanted.
+    pub param_flops: u64,
 }
 
 impl Wiring {
@@ -99,15 +107,19 @@ macro_rules! ops {
 }
 
 ops! {
+    Activate(activation::Activate),
     Attention(attention::Attention),
     AttentionMap(attention::AttentionMap),
     BatchNorm(batch_norm::BatchNorm),
+    ChannelAffine(channel_affine::ChannelAffine),
+    Constant(constant::Constant),
     FeatureLoss(feature_loss::FeatureLoss),
-    Gelu(gelu::Gelu),
+    Gather(gather::Gather),
     L2Normalise(l2_normalise::L2Normalise),
     LayerNorm(layer_norm::LayerNorm),
     Linear(linear::Linear),
     LogitLoss(logit_loss::LogitLoss),
+    PatchMerge(patch_merge::PatchMerge),
     Patchify(patchify::Patchify),
     Pool(pool::Pool),
     RelativeBias(relative_bias::RelativeBias),
@@ -115,16 +127,21 @@ ops! {
     SparseMap(sparse::SparseMap),
     Tokens(tokens::Tokens),
     Weight(weight::Weight),
+    WeightedSum(weighted_sum::WeightedSum),
 }
 
+pub(crate) use activation::Activate;
 pub(crate) use attention::{Attention, AttentionMap};
 pub(crate) use batch_norm::BatchNorm;
+pub(crate) use channel_affine::ChannelAffine;
+pub(crate) use constant::Constant;
 pub(crate) use feature_loss::FeatureLoss;
-pub(crate) use gelu::Gelu;
+pub(crate) use gather::Gather;
 pub(crate) use l2_normalise::L2Normalise;
 pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::Linear;
 pub(crate) use logit_loss::{LogitLoss, TargetForm};
+pub(crate) use patch_merge::PatchMerge;
 pub(crate) use patchify::Patchify;
 pub(crate) use pool::Pool;
 pub(crate) use relative_bias::RelativeBias;
@@ -132,3 +149,4 @@ pub(crate) use residual::Residual;
 pub(crate) use sparse::SparseMap;
 pub(crate) use tokens::Tokens;
 pub(crate) use weight::Weight;
+pub(crate) use weighted_sum::WeightedSum;

@@ -1,8 +1,11 @@
-//! A fixed sparse matrix over rows: y = M x with x [R, C], M [S, R], y [S, C]. Interpolation of position tables is one.
+//! A fixed sparse matrix over rows: y[b] = M x[b] with x [B, R, C] (or [R, C]), M [S, R], y [B, S, C]. Interpolation is one, of
+//! position tables and of feature maps.
 //!
 //! dx = Mᵀ dy.
 
 use std::sync::Arc;
+
+use rayon::prelude::*;
 
 use super::rows::scale_to;
 use super::{Operation, Wiring};
@@ -53,6 +56,7 @@ pub(crate) struct SparseMap {
     pub x: Act,
     pub matrix: Arc<Sparse>,
     pub y: Act,
+    pub batch: usize,
     pub cols: usize,
 }
 
@@ -61,18 +65,21 @@ impl Operation for SparseMap {
 
     fn wiring(&self) -> Wiring {
         let pairs: usize = self.matrix.rows.iter().map(Vec::len).sum();
-        let flops = 2 * (pairs * self.cols) as u64;
+        let flops = 2 * (self.batch * pairs * self.cols) as u64;
         Wiring { flops: (flops, flops), ..Wiring::new(&[self.x], self.y) }
     }
 
     fn forward<T: Real>(&self, env: &mut Env<T>) {
+        let (nx, ny) = (self.matrix.inputs * self.cols, self.matrix.rows.len() * self.cols);
         let [x, y] = env.acts.split([self.x, self.y].map(At::Value));
-        y.fill(T::ZERO);
-        for (row, y) in self.matrix.rows.iter().zip(y.chunks_exact_mut(self.cols)) {
-            for &(i, weight) in row {
-                scale_to(y, &x[i as usize * self.cols..][..self.cols], T::of(weight), true);
+        x.par_chunks(nx).zip(y.par_chunks_mut(ny)).for_each(|(x, y)| {
+            y.fill(T::ZERO);
+            for (row, y) in self.matrix.rows.iter().zip(y.chunks_exact_mut(self.cols)) {
+                for &(i, weight) in row {
+                    scale_to(y, &x[i as usize * self.cols..][..self.cols], T::of(weight), true);
+                }
             }
-        }
+        });
     }
 
     fn backward<T: Real>(&self, env: &mut Env<T>) {
@@ -80,14 +87,17 @@ impl Operation for SparseMap {
         if how == Deliver::Skip {
             return;
         }
+        let (nx, ny) = (self.matrix.inputs * self.cols, self.matrix.rows.len() * self.cols);
         let [dy, dx] = env.acts.split([At::Grad(self.y), At::Grad(self.x)]);
-        if how == Deliver::Set {
-            dx.fill(T::ZERO);
-        }
-        for (row, dy) in self.matrix.rows.iter().zip(dy.chunks_exact(self.cols)) {
-            for &(i, weight) in row {
-                scale_to(&mut dx[i as usize * self.cols..][..self.cols], dy, T::of(weight), true);
+        dy.par_chunks(ny).zip(dx.par_chunks_mut(nx)).for_each(|(dy, dx)| {
+            if how == Deliver::Set {
+                dx.fill(T::ZERO);
             }
-        }
+            for (row, dy) in self.matrix.rows.iter().zip(dy.chunks_exact(self.cols)) {
+                for &(i, weight) in row {
+                    scale_to(&mut dx[i as usize * self.cols..][..self.cols], dy, T::of(weight), true);
+                }
+            }
+        });
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use fd_compute::{
-    Act, Arena, Bias, Cx, DType, Device, GeluKind, Grads, Layout, LayoutBuilder, Param, Params, Plan, Planner, Pooling, StepKey,
+    Act, Activation, Arena, Bias, Cx, DType, Device, Grads, Layout, LayoutBuilder, Param, Params, Plan, Planner, Pooling, StepKey,
 };
-use fd_model::{Taps, Vit, VitConfig};
+use fd_model::{Model, ModelConfig, Taps};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -37,16 +37,16 @@ impl Head {
 
 /// Backbone and head as declared parameters.
 pub(super) struct Declared {
-    vit: Vit,
+    vit: Model,
     mlp: [(Param, Param); 3],
     /// [K, bottleneck]; used at unit length row by row (a weight normalisation whose lengths are fixed at 1, as DINO's).
     pub prototypes: Param,
 }
 
 /// Names are the official ones: `head.mlp.{0,2,4}`, `head.last_layer.weight_v`.
-pub(super) fn declare(head: &Head, model: &VitConfig, layout: &mut LayoutBuilder) -> Result<Declared, Error> {
-    let vit = Vit::declare(model, layout, "")?;
-    let widths = [(0, model.embed_dim, head.hidden), (2, head.hidden, head.hidden), (4, head.hidden, head.bottleneck)];
+pub(super) fn declare(head: &Head, model: &ModelConfig, layout: &mut LayoutBuilder) -> Result<Declared, Error> {
+    let vit = Model::declare(model, layout, "")?;
+    let widths = [(0, model.width(), head.hidden), (2, head.hidden, head.hidden), (4, head.hidden, head.bottleneck)];
     let mlp = widths.map(|(i, from, to)| {
         let weight = layout.add(format!("{HEAD}mlp.{i}.weight"), &[to, from]);
         (weight, layout.add(format!("{HEAD}mlp.{i}.bias"), &[to]))
@@ -71,12 +71,12 @@ impl Declared {
             p.bind(layout);
         }
         let config = self.vit.config();
-        let images = p.input([rows, config.in_chans, height, width]);
+        let images = p.input([rows, config.in_chans(), height, width]);
         let tokens = self.vit.plan(&mut p, images, Taps::default())?.map();
         // DINO reads the CLS token; a backbone without one, the mean of its patches.
-        let mut x = p.pool(tokens, if config.cls_token { Pooling::Token(0) } else { Pooling::Mean { skip: 0 } })?;
+        let mut x = p.pool(tokens, if config.cls_token() { Pooling::Token(0) } else { Pooling::Mean { skip: 0 } })?;
         for (i, (weight, bias)) in self.mlp.into_iter().enumerate() {
-            x = if i > 0 { p.gelu(x, GeluKind::Erf) } else { x };
+            x = if i > 0 { p.activation(x, Activation::Gelu) } else { x };
             x = p.linear(x, weight, Bias::Full(bias))?;
         }
         let out = p.l2_normalise(x);

@@ -171,6 +171,10 @@ fn metrics(r: &StepReport) -> Metrics {
         target_entropy: signs.map(|s| s.target_entropy),
         kl: signs.map(|s| s.kl),
         spread: signs.map(|s| s.spread),
+        loss_1: r.measured.parts.apart(0),
+        loss_2: r.measured.parts.apart(1),
+        loss_3: r.measured.parts.apart(2),
+        loss_4: r.measured.parts.apart(3),
         skipped: Some(r.skipped).filter(|n| *n > 0),
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use fd_compute::{Arena, Layout, Params, Plan};
-use fd_model::goldens::Golden;
-use fd_model::{VitConfig, relative_index};
+use fd_model::goldens::{Golden, GoldenModel};
+use fd_model::{ModelConfig, names, relative_index};
 
 use super::Stop;
 
@@ -101,6 +101,25 @@ impl<'a> Checks<'a> {
         Ok(params)
     }
 
+    /// The parameters of a model, whose names in the layout have `ours` before them, from the tensors that the case calls by other names.
+    pub fn params_of(&mut self, layout: &std::sync::Arc<Layout>, ours: &str, model: &GoldenModel) -> Result<Params, Stop> {
+        let mut params = Params::new(layout, fd_compute::DType::F32);
+        for p in layout.iter() {
+            let name = layout.name(p).strip_prefix(ours).unwrap_or(layout.name(p));
+            let (name, transposed) = model.foreign(&self.golden.case, name)?;
+            let (shape, values) = self.tensor(&name)?;
+            let expected = layout.shape(p);
+            if values.len() != expected.iter().product::<usize>() {
+                return Err(Stop::Failed(format!("`{name}` has shape {shape:?}, the model needs {expected:?}")));
+            }
+            match transposed {
+                true => params.set(p, &names::transpose(values, expected[1], expected[0])),
+                false => params.set(p, values),
+            }
+        }
+        Ok(params)
+    }
+
     /// Ten times what PyTorch's f32 does.
     pub fn tolerance(&self, name: &str) -> f64 {
         self.golden.json["f32_dev"][name].as_f64().map_or(LEAST, tolerance)
@@ -168,13 +187,18 @@ impl<'a> Checks<'a> {
         }
     }
 
-    /// Every `relative_position_index` of a model whose buffers are called `<prefix>...`.
-    pub fn compare_index(&mut self, prefix: &str, config: &VitConfig) -> Result<(), Stop> {
-        let index: Vec<f64> = relative_index(config.grid(), config.cls_token).into_iter().map(f64::from).collect();
-        for rest in self.below(prefix).filter(|name| name.ends_with("relative_position_index")) {
-            self.compare(&format!("{prefix}{rest}"), &[config.tokens(), config.tokens()], &index)?;
+    /// The constants of a model whose buffers are called `<prefix>...`: relative indices, coordinates, shift masks.
+    pub fn compare_buffers(&mut self, prefix: &str, config: &ModelConfig) -> Result<(), Stop> {
+        match config {
+            ModelConfig::Vit(c) => {
+                let index: Vec<f64> = relative_index(c.grid(), c.cls_token).into_iter().map(f64::from).collect();
+                for rest in self.below(prefix).filter(|name| name.ends_with("relative_position_index")) {
+                    self.compare(&format!("{prefix}{rest}"), &[c.tokens(), c.tokens()], &index)?;
+                }
+                Ok(())
+            }
+            ModelConfig::Swin(c) => super::swin::compare_buffers(self, prefix, c),
         }
-        Ok(())
     }
 
     fn record(&mut self, group: String, name: &str, error: f64, tolerance: f64) {

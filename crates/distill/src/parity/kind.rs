@@ -11,8 +11,8 @@ use crate::schedule::Cosine;
 /// Kinds of case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// One vision transformer: forward, and mostly a loss and its gradients.
-    Vit,
+    /// One encoder: forward, and mostly a loss and its gradients.
+    Encoder,
     /// Student, teacher and objective.
     Distillation,
     /// The same over several optimiser steps.
@@ -34,7 +34,7 @@ pub(super) fn of(json: &Value) -> Result<Kind, Stop> {
         _ if has("groups") || has("lr_per_step_per_group") || has("grad_norm_before_clip") => Ok(Kind::Optimiser),
         _ if (has("student") || has("teacher")) && (has("losses") || has("lrs")) => Ok(Kind::Training),
         _ if has("student") || has("teacher") => Ok(Kind::Distillation),
-        _ if has("cls") => Ok(Kind::Vit),
+        _ if has("cls") => Ok(Kind::Encoder),
         _ if has("B") && has("C") => Ok(Kind::Objectives),
         _ if has("items") => Err(Stop::Unknown("`items`: position interpolation is not run here".into())),
         _ => Err(Stop::Unknown(format!("no key tells its kind: {:?}", keys.keys().collect::<Vec<_>>()))),
@@ -159,13 +159,23 @@ pub(super) fn distance(text: &str) -> Result<FeatureDistance, Stop> {
     }
 }
 
+/// Which teacher a distillation has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TeacherClass {
+    /// DINO, DeiT or EsViT: it sees the student's view.
+    Plain,
+    /// CLIP: it sees the view normalised its own way.
+    Clip,
+}
+
 /// `FD(PRED_FEAT=DINO, AFTERNORM)`: which teacher, and which of its outputs.
-pub(super) fn teacher_class(text: &str) -> Result<(), Stop> {
+pub(super) fn teacher_class(text: &str) -> Result<TeacherClass, Stop> {
     let arguments = text.strip_prefix("FD(").and_then(|t| t.strip_suffix(')')).unwrap_or_default();
     let mut arguments: Vec<_> = arguments.split(',').map(str::trim).collect();
     arguments.sort_unstable();
     match arguments.as_slice() {
-        ["AFTERNORM", "PRED_FEAT=DINO" | "PRED_FEAT=DEIT"] => Ok(()),
-        _ => Err(Stop::Unknown(format!("`cls` is {text:?}, not a distillation from a plain ViT's normalised features"))),
+        ["AFTERNORM", "PRED_FEAT=DINO" | "PRED_FEAT=DEIT" | "PRED_FEAT=ESVIT"] => Ok(TeacherClass::Plain),
+        ["AFTERNORM", "PRED_FEAT=CLIP_400M" | "PRED_FEAT=CLIP_400M_Large"] => Ok(TeacherClass::Clip),
+        _ => Err(Stop::Unknown(format!("`cls` is {text:?}, not a distillation from a teacher's normalised features"))),
     }
 }

@@ -6,20 +6,20 @@ use fd_compute::{Arena, Cx, DType, Device, Grads, StepKey};
 use super::Stop;
 use super::checks::{Checks, EXACT, error, tolerance};
 use super::distillation::Pair;
-use super::kind::{TrainingOptions, cosine, options, teacher_class};
+use super::kind::{TeacherClass, TrainingOptions, cosine, options, teacher_class};
 use crate::distillation::Engine;
 use crate::groups::Rates;
 
 pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
     let o: TrainingOptions = options(&checks.golden().json)?;
-    o.cls.as_deref().map_or(Ok(()), teacher_class)?;
+    let class = o.cls.as_deref().map_or(Ok(TeacherClass::Plain), teacher_class)?;
     if let Some(count) = o.accumulation_steps.filter(|&count| count > 1) {
         return Err(Stop::Unknown(format!("`accumulation_steps` is {count}")));
     }
-    let mut pair = Pair::read(checks, o.loss.as_deref(), o.ln_tgt_eps)?;
+    let mut pair = Pair::read(checks, class, o.loss.as_deref(), o.ln_tgt_eps)?;
     let ([steps, batch, chans, height, width], images) = checks.input::<5>("in.images")?;
     let config = pair.student();
-    if (chans, (height, width)) != (config.in_chans, config.img_size) {
+    if (chans, (height, width)) != (config.in_chans(), config.img_size()) {
         return Err(Stop::Failed(format!("`in.images` of {chans} x {height} x {width} do not fit the student")));
     }
     let said = o.steps.unwrap_or(steps);
@@ -37,7 +37,7 @@ pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
         let sets = [&pair.trained, &pair.frozen];
         let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
         step.plan.forward(&mut cx)?;
-        losses.push(step.loss.value(&step.plan, &mut cx)?);
+        losses.push(step.loss.value(&step.plan, &mut cx)?.0);
         grads.reset();
         step.plan.backward(&mut cx, &mut grads)?;
         let norm = grad_norm(&grads);

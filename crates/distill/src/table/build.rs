@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fd_model::{Head, VitConfig};
+use fd_model::ModelConfig;
 
 use super::config::{KNN, PROBE_AVG, PROBE_CLS, Teacher};
 use super::context::{Context, Encoder, fits_memory, loaded};
@@ -47,7 +47,7 @@ struct Subject<'a> {
     name: String,
     kind: Kind,
     teacher: Option<&'a Teacher>,
-    model: &'a VitConfig,
+    model: &'a ModelConfig,
     from_scratch: bool,
 }
 
@@ -122,7 +122,7 @@ impl<'a> Builder<'a> {
 
     fn controls(&mut self, context: &Arc<Context>, plan: &mut TablePlan) -> Result<(), Error> {
         let c = &context.config;
-        let mut models: Vec<(String, &VitConfig)> = vec![("student".into(), &c.student)];
+        let mut models: Vec<(String, &ModelConfig)> = vec![("student".into(), &c.student)];
         for teacher in &c.teachers {
             if models.iter().all(|(_, m)| **m != teacher.model) {
                 let one = c.teachers.iter().all(|t| t.model == teacher.model);
@@ -154,7 +154,7 @@ impl<'a> Builder<'a> {
             let weights = fd_model::Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
             let given = Encoder { config: model.clone(), weights };
             if context.config.distil.objective.target == Target::Logits {
-                loaded(&VitConfig { head: Head::Cls, num_classes: context.classes, ..model.clone() }, &given.weights)?;
+                loaded(&model.clone().classifier(context.classes), &given.weights)?;
             }
             loaded(&model, &given.bare())?;
             return self.add(context, Job::Given { model, bytes: bytes.into() }, teacher.seed, &[], &format!("given {}", teacher.name));

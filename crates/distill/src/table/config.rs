@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fd_data::DataSpec;
-use fd_model::{Init, VitConfig};
+use fd_model::{Init, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use super::result::Certainty;
@@ -31,7 +31,7 @@ pub struct TableConfig {
     /// The teachers: rows of the table.
     pub teachers: Vec<Teacher>,
     /// The student's architecture.
-    pub student: VitConfig,
+    pub student: ModelConfig,
     /// Feature distillation.
     pub distil: Distil,
     /// Fine-tunings, the same for every row.
@@ -81,7 +81,7 @@ pub struct Teacher {
     /// Seed of its pretraining: a table has one teacher of each kind, whatever its seeds.
     pub seed: u64,
     /// Its architecture.
-    pub model: VitConfig,
+    pub model: ModelConfig,
     /// How it is pretrained.
     pub pretrain: Pretrain,
     /// Epochs of the control that trains the teacher on, so that more training is not taken for distillation; 0: no such row.
@@ -106,6 +106,9 @@ pub struct Distil {
     pub teacher_drop_path_rate: f64,
     /// Drop path of the student's last block.
     pub student_drop_path_rate: f64,
+    /// Keep of the student's blocks only what they read, and compute the rest again in the backward pass: less memory, the same bits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recompute: bool,
 }
 
 /// A column of fine-tuned accuracies.
@@ -161,7 +164,7 @@ impl TableConfig {
         for teacher in &self.teachers {
             let at = format!("teachers.{}", teacher.name);
             teacher.model.check()?;
-            if teacher.model.img_size != self.student.img_size || teacher.model.in_chans != self.student.in_chans {
+            if teacher.model.img_size() != self.student.img_size() || teacher.model.in_chans() != self.student.in_chans() {
                 return usage(format!("{at}.model.img_size and in_chans must equal the student's: both see the same view"));
             }
             teacher.pretrain.check(&format!("{at}.pretrain"), &teacher.model, samples)?;
@@ -187,8 +190,8 @@ impl TableConfig {
             }
         }
         for (key, n) in [("mean", self.data.normalise.mean.len()), ("std", self.data.normalise.std.len())] {
-            if n != self.student.in_chans {
-                return usage(format!("data.normalise.{key}: {n} values for {} channels", self.student.in_chans));
+            if n != self.student.in_chans() {
+                return usage(format!("data.normalise.{key}: {n} values for {} channels", self.student.in_chans()));
             }
         }
         let known = |c: &str| [PROBE_CLS, PROBE_AVG, KNN].contains(&c) || self.fine_tune.iter().any(|f| f.name == c);
@@ -200,7 +203,7 @@ impl TableConfig {
             return usage("columns: at least one is needed".into());
         }
         let cls = self.columns.iter().any(|c| c == PROBE_CLS || c == KNN);
-        if cls && (!self.student.cls_token || self.teachers.iter().any(|t| !t.model.cls_token)) {
+        if cls && (!self.student.cls_token() || self.teachers.iter().any(|t| !t.model.cls_token())) {
             return usage(format!("columns: {PROBE_CLS} and {KNN} need models with a CLS token"));
         }
         if self.distil.objective.target == Target::Logits
@@ -215,7 +218,7 @@ impl TableConfig {
 
     /// Views and mixing are refused here, not when their stage begins.
     fn check_views(&self) -> Result<(), Error> {
-        let size = self.student.img_size;
+        let size = self.student.img_size();
         let usable = |at: String, views: &Views, size: (usize, usize)| match views.augment(size, &self.data.normalise) {
             Ok(_) => Ok(()),
             Err(e) => Err(Error::Usage(format!("{at}.views: {e}"))),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fd_compute::{DType, Device, Layout, Params, Planner};
 use fd_data::{Augment, Crop, DataSpec, Loader, LoaderConfig, Mix, Source, Subset, open};
-use fd_model::{Checkpoint, Head, Init, Taps, Vit, VitConfig, initialise};
+use fd_model::{Checkpoint, Init, Model, ModelConfig, Taps, initialise};
 
 use super::config::{Data, FineTune, TableConfig};
 use super::render::thousands;
@@ -22,7 +22,7 @@ use crate::train::{Loss, Task};
 #[derive(Clone, Debug)]
 pub struct Encoder {
     /// The architecture.
-    pub config: VitConfig,
+    pub config: ModelConfig,
     /// The weights.
     pub weights: Checkpoint,
 }
@@ -74,8 +74,8 @@ impl Context {
             return usage(format!("data.test: class `{a}` stands where data.train has `{b}`: both need the same classes"));
         }
         for (key, source) in [("data.train", &train), ("data.test", &test)] {
-            if source.channels() != config.student.in_chans {
-                let (found, expected) = (source.channels(), config.student.in_chans);
+            if source.channels() != config.student.in_chans() {
+                let (found, expected) = (source.channels(), config.student.in_chans());
                 return usage(format!("{key}: images of {found} channels, models with in_chans = {expected}"));
             }
         }
@@ -118,51 +118,50 @@ impl Context {
     }
 
     fn plain(&self) -> Result<Augment, Error> {
-        plain_view(self.config.student.img_size, &self.config.data.normalise)
+        plain_view(self.config.student.img_size(), &self.config.data.normalise)
     }
 }
 
 /// A model's parameters at their initial values.
-pub fn random(config: &VitConfig, init: Init, seed: u64) -> Result<(Vit, Params), Error> {
+pub fn random(config: &ModelConfig, init: Init, seed: u64) -> Result<(Model, Params), Error> {
     let mut layout = Layout::builder();
-    let vit = Vit::declare(config, &mut layout, "")?;
+    let vit = Model::declare(config, &mut layout, "")?;
     let mut params = Params::new(&layout.finish(), DType::F32);
     initialise(&mut params, "", config, init, seed);
     Ok((vit, params))
 }
 
 /// A model with given weights, strictly.
-pub fn loaded(config: &VitConfig, weights: &Checkpoint) -> Result<(Vit, Params), Error> {
+pub fn loaded(config: &ModelConfig, weights: &Checkpoint) -> Result<(Model, Params), Error> {
     let mut layout = Layout::builder();
-    let vit = Vit::declare(config, &mut layout, "")?;
+    let vit = Model::declare(config, &mut layout, "")?;
     let mut params = Params::new(&layout.finish(), DType::F32);
     weights.load(&mut params, "")?;
     Ok((vit, params))
 }
 
 /// A classifier's training step.
-pub fn classifier(vit: &Vit, layout: &Arc<Layout>, recipe: &Recipe, classes: usize) -> Result<Task, Error> {
+pub fn classifier(vit: &Model, layout: &Arc<Layout>, recipe: &Recipe, classes: usize) -> Result<Task, Error> {
     let mut p = Planner::new();
     p.train(layout);
     let (config, micro) = (vit.config(), recipe.batch / recipe.accumulate);
-    let images = p.input([micro, config.in_chans, config.img_size.0, config.img_size.1]);
+    let images = p.input([micro, config.in_chans(), config.img_size().0, config.img_size().1]);
     let targets = p.input([micro, classes]);
     let features = vit.plan(&mut p, images, Taps::default())?;
     let logits = features.logits.ok_or_else(|| Error::Usage("a classifier needs num_classes".into()))?;
     let loss = p.cross_entropy(logits, targets)?;
     p.root(loss);
-    Ok(Task { plan: p.finish()?, images, targets: Some(targets), loss: Loss::InPlan(loss) })
+    Ok(Task { plan: p.finish()?, images, targets: Some(targets), loss: Loss::of(loss) })
 }
 
 /// The classifier that supervised pretraining trains.
-pub fn supervised_model(model: &VitConfig, how: &Supervised, classes: usize) -> VitConfig {
-    VitConfig { head: Head::Cls, num_classes: classes, drop_path_rate: how.drop_path_rate, ..model.clone() }
+pub fn supervised_model(model: &ModelConfig, how: &Supervised, classes: usize) -> ModelConfig {
+    model.clone().classifier(classes).with_drop_path(how.drop_path_rate)
 }
 
 /// The classifier that fine-tuning trains: patch tokens averaged, a relative position table for every block (paper, section 3.2).
-pub fn fine_tuned_model(model: &VitConfig, how: &Supervised, classes: usize) -> VitConfig {
-    let position = model.position.per_block();
-    VitConfig { head: Head::MeanPool, num_classes: classes, position, drop_path_rate: how.drop_path_rate, ..model.clone() }
+pub fn fine_tuned_model(model: &ModelConfig, how: &Supervised, classes: usize) -> ModelConfig {
+    model.clone().fine_tuned(classes).with_drop_path(how.drop_path_rate)
 }
 
 /// Mixing as the recipe says.
@@ -171,21 +170,21 @@ pub fn mix(how: &Supervised) -> Result<Mix, Error> {
 }
 
 /// The pair of a distillation. A target of logits gives both models a classifier.
-pub fn distillation(config: &TableConfig, teacher: &VitConfig, classes: usize) -> Result<Distillation, Error> {
+pub fn distillation(config: &TableConfig, teacher: &ModelConfig, classes: usize) -> Result<Distillation, Error> {
     let d = &config.distil;
-    let with_head = |model: &VitConfig, drop_path_rate: f64| {
-        let model = VitConfig { drop_path_rate, ..model.clone() };
-        if d.objective.target == Target::Logits { VitConfig { head: Head::Cls, num_classes: classes, ..model } } else { model }
+    let with_head = |model: &ModelConfig, rate: f64| {
+        let model = model.clone().with_drop_path(rate);
+        if d.objective.target == Target::Logits { model.classifier(classes) } else { model }
     };
     let (student, teacher) = (with_head(&config.student, d.student_drop_path_rate), with_head(teacher, d.teacher_drop_path_rate));
-    Distillation::new(&student, &teacher, d.projector, d.objective)
+    Ok(Distillation::new(&student, &teacher, d.projector, d.objective)?.with_recompute(d.recompute))
 }
 
 /// DINO ready for its first step, from given weights if there are any.
 pub fn dino(
     context: &Context,
     how: &Dino,
-    model: &VitConfig,
+    model: &ModelConfig,
     start: Option<&Checkpoint>,
     seed: u64,
 ) -> Result<(DinoLearner, Params), Error> {

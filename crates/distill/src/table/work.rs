@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use fd_compute::{DType, Grads, Layout, Params, Plan};
 use fd_data::{Loader, Source};
-use fd_model::{Checkpoint, Vit, VitConfig, initialise};
+use fd_model::{Checkpoint, Model, ModelConfig, initialise};
 use serde_json::{Value, json};
 
-use super::config::{FineTune, KNN, PROBE_AVG, PROBE_CLS};
+use super::config::{Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS};
 use super::context::{Context, Encoder, classifier, dino, distillation, fine_tuned_model, loaded, mix, random, supervised_model};
 use crate::dino::HEAD;
 use crate::evaluate::{Output, Outputs, outputs, pixels};
@@ -31,19 +31,19 @@ pub enum Job {
     /// Hands out weights that are there already: shipped, or the user's.
     Given {
         /// The architecture.
-        model: VitConfig,
+        model: ModelConfig,
         /// The bytes of a safetensors file.
         bytes: Arc<[u8]>,
     },
     /// Hands out initial values.
     Random {
         /// The architecture.
-        model: VitConfig,
+        model: ModelConfig,
     },
     /// Trains a teacher: from initial values, or on from its first input's weights.
     Pretrain {
         /// The architecture.
-        model: VitConfig,
+        model: ModelConfig,
         /// How.
         how: Box<Pretrain>,
         /// Are there weights to start from?
@@ -52,12 +52,12 @@ pub enum Job {
     /// Makes a student of the first input, a teacher.
     Distil {
         /// The teacher's architecture.
-        teacher: VitConfig,
+        teacher: ModelConfig,
     },
     /// Fine-tunes the first input and predicts the test images.
     FineTune {
         /// Its architecture.
-        model: VitConfig,
+        model: ModelConfig,
         /// The column.
         column: Box<FineTune>,
         /// Has it random weights?
@@ -66,7 +66,7 @@ pub enum Job {
     /// Linear probes and nearest neighbours on the frozen first input.
     Probe {
         /// Its architecture.
-        model: VitConfig,
+        model: ModelConfig,
     },
     /// The same on the pixels.
     Pixels,
@@ -116,15 +116,16 @@ impl TableWork {
     pub fn identity(&self) -> Value {
         let c = &self.context.config;
         let [train, test] = &self.context.fingerprints;
-        let view = json!({ "normalise": c.data.normalise, "img_size": c.student.img_size });
+        let view = json!({ "normalise": c.data.normalise, "img_size": c.student.img_size() });
         match &self.job {
             Job::Given { model, bytes } => json!({ "given": sha256_hex(bytes), "model": model }),
             Job::Random { model } => json!({ "random": model, "init": c.init, "seed": self.seed }),
             Job::Pretrain { model, how, .. } => {
                 json!({ "pretrain": how, "model": model, "init": c.init, "seed": self.seed, "train": train, "view": view })
             }
+            // Recomputation gives the same bits.
             Job::Distil { teacher } => json!({
-                "distil": c.distil, "teacher": teacher, "student": c.student, "init": c.init, "seed": self.seed, "train": train, "view": view,
+                "distil": Distil { recompute: false, ..c.distil.clone() }, "teacher": teacher, "student": c.student, "init": c.init, "seed": self.seed, "train": train, "view": view,
             }),
             Job::FineTune { model, column, from_scratch } => json!({
                 "fine_tune": self.supervised(column, *from_scratch), "labels_per_class": column.labels_per_class, "model": model,
@@ -144,9 +145,9 @@ impl TableWork {
     /// What the stage costs, found without any memory for its models.
     pub fn cost(&self) -> Result<Cost, Error> {
         let c = &self.context;
-        let classifier = |model: &VitConfig, how: &Supervised, samples| {
+        let classifier = |model: &ModelConfig, how: &Supervised, samples| {
             let mut layout = Layout::builder();
-            let vit = Vit::declare(model, &mut layout, "")?;
+            let vit = Model::declare(model, &mut layout, "")?;
             let layout = layout.finish();
             let plan = classifier(&vit, &layout, &how.recipe, c.classes)?.plan;
             Ok(Cost::of(&[plan], layout.count(), 0, &how.recipe, samples))
@@ -162,7 +163,7 @@ impl TableWork {
             Job::Distil { teacher } => {
                 let (fd, d) = (distillation(&c.config, teacher, c.classes)?, &c.config.distil);
                 let plan = fd.plan(d.recipe.batch / d.recipe.accumulate, d.engine)?.plan;
-                Ok(Cost::of(&[plan], fd.trained.count(), fd.frozen.count(), &d.recipe, c.train.len()))
+                Ok(Cost::of(&[plan], fd.trained.count(), fd.frozen.iter().map(|l| l.count()).sum(), &d.recipe, c.train.len()))
             }
             Job::FineTune { model, column, from_scratch } => {
                 let how = self.supervised(column, *from_scratch);
@@ -184,7 +185,7 @@ impl TableWork {
         })
     }
 
-    fn prepare_teacher(&self, model: &VitConfig, how: &Pretrain, input: Option<&Checkpoint>) -> Result<Prepared, Error> {
+    fn prepare_teacher(&self, model: &ModelConfig, how: &Pretrain, input: Option<&Checkpoint>) -> Result<Prepared, Error> {
         let c = &self.context;
         match how {
             Pretrain::Supervised { train: how } => {
@@ -204,10 +205,10 @@ impl TableWork {
         }
     }
 
-    fn prepare_student(&self, teacher: &VitConfig, input: Option<&Checkpoint>) -> Result<Prepared, Error> {
+    fn prepare_student(&self, teacher: &ModelConfig, input: Option<&Checkpoint>) -> Result<Prepared, Error> {
         let (c, d) = (&self.context, &self.context.config.distil);
         let fd = distillation(&c.config, teacher, c.classes)?;
-        let mut frozen = Params::new(&fd.frozen, DType::F32);
+        let mut frozen = Params::new(&fd.frozen[0], DType::F32);
         input.map_or(Ok(()), |weights| weights.load(&mut frozen, ""))?;
         let mut params = Params::new(&fd.trained, DType::F32);
         for prefix in ["encoder.", "decoder."] {
@@ -215,7 +216,7 @@ impl TableWork {
         }
         let step = fd.plan(d.recipe.batch / d.recipe.accumulate, d.engine)?;
         let task = Task { plan: step.plan, images: step.images, targets: None, loss: step.loss };
-        let view = d.views.augment(c.config.student.img_size, &c.config.data.normalise)?;
+        let view = d.views.augment(c.config.student.img_size(), &c.config.data.normalise)?;
         let loader = c.loader(&c.train, c.one(view), &d.recipe, self.seed)?;
         let learner = PlanLearner::new(task, c.device, self.seed, vec![frozen], None);
         Ok(Prepared { learner: Box::new(learner), params, loader, recipe: d.recipe.clone() })
@@ -225,7 +226,7 @@ impl TableWork {
     /// copied to every block.
     fn prepare_classifier(
         &self,
-        model: &VitConfig,
+        model: &ModelConfig,
         column: &FineTune,
         how: &Supervised,
         input: Option<&Checkpoint>,
@@ -233,19 +234,14 @@ impl TableWork {
         let c = &self.context;
         let config = fine_tuned_model(model, how, c.classes);
         let (vit, start) = random(&config, c.config.init, self.seed)?;
-        let pretrained = input.map(|weights| {
-            let mut weights = weights.clone();
-            weights.shared_table_to_blocks(config.depth);
-            weights.tensors.retain(|name, _| !name.starts_with("norm."));
-            weights
-        });
+        let pretrained = input.map(|weights| model.fine_tuning_weights(weights.clone()));
         self.train_classifier(&vit, onto(start, pretrained.as_ref())?, how, &c.labelled(column, self.seed)?)
     }
 
-    fn train_classifier(&self, vit: &Vit, params: Params, how: &Supervised, source: &Arc<dyn Source>) -> Result<Prepared, Error> {
+    fn train_classifier(&self, vit: &Model, params: Params, how: &Supervised, source: &Arc<dyn Source>) -> Result<Prepared, Error> {
         let c = &self.context;
         let task = classifier(vit, params.layout(), &how.recipe, c.classes)?;
-        let view = how.views.augment(vit.config().img_size, &c.config.data.normalise)?;
+        let view = how.views.augment(vit.config().img_size(), &c.config.data.normalise)?;
         let loader = c.loader(source, c.one(view), &how.recipe, self.seed)?;
         let learner = PlanLearner::new(task, c.device, self.seed, vec![], Some(mix(how)?));
         Ok(Prepared { learner: Box::new(learner), params, loader, recipe: how.recipe.clone() })
@@ -261,7 +257,7 @@ impl TableWork {
     }
 
     /// The first input's weights; without the head of its pretraining unless `with_head`.
-    fn input(&self, stage: &Running, model: &VitConfig, with_head: bool) -> Result<Checkpoint, Error> {
+    fn input(&self, stage: &Running, model: &ModelConfig, with_head: bool) -> Result<Checkpoint, Error> {
         let (path, bytes) = stage.input(0, WEIGHTS)?;
         let weights = Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
         let encoder = Encoder { config: model.clone(), weights };
@@ -304,7 +300,7 @@ impl Work for TableWork {
             Job::Probe { model } => {
                 let (vit, params) = loaded(model, &self.input(stage, model, false)?)?;
                 let sets = [c.train_images()?, c.test_images()?];
-                if model.cls_token {
+                if model.cls_token() {
                     let of = |loader: &Loader| outputs(&vit, &params, [Output::Cls, Output::MeanPatches], loader, c.device);
                     let ([train_cls, train], [test_cls, test]) = (of(&sets[0])?, of(&sets[1])?);
                     return self.judge(stage, Some((&train_cls, &test_cls)), (&train, &test));
@@ -390,7 +386,7 @@ fn onto(mut start: Params, given: Option<&Checkpoint>) -> Result<Params, Error> 
 }
 
 /// Weights with their model's description.
-fn described(mut weights: Checkpoint, model: &VitConfig) -> Result<Checkpoint, Error> {
+fn described(mut weights: Checkpoint, model: &ModelConfig) -> Result<Checkpoint, Error> {
     let text = serde_json::to_string(model).map_err(|e| Error::Usage(format!("a model's description: {e}")))?;
     weights.metadata.insert("model".into(), text);
     Ok(weights)

@@ -3,7 +3,7 @@
 use fd_compute::{Act, Arena, Cx, DType, Device, Grads, Params, Plan, StepKey};
 use fd_data::{Batch, Mix, MixKey};
 
-use super::{At, Learner, Measured};
+use super::{At, Learner, Measured, Parts};
 use crate::in_dfdx::value_and_gradient;
 use crate::{Error, Objective};
 
@@ -21,35 +21,61 @@ pub struct Task {
 }
 
 /// Where a task's loss is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Loss {
-    /// A scalar of the plan.
-    InPlan(Act),
-    /// An objective in dfdx between two values that leave the plan: the prediction (a leaf) and the teacher's output (kept).
-    InDfdx {
-        /// What is learnt.
-        objective: Objective,
-        /// The student's prediction, [B, N, C] or [B, K].
-        prediction: Act,
-        /// The teacher's output, of the same shape.
-        teacher: Act,
-        /// Is the first token a CLS token?
-        cls: bool,
+    /// A scalar of the plan, and the parts it is the sum of (itself, if it is not).
+    InPlan {
+        /// The loss.
+        total: Act,
+        /// Its parts, before their weights.
+        parts: Vec<Act>,
     },
+    /// Objectives in dfdx: the loss is their weighted sum.
+    InDfdx(Vec<InDfdx>),
+}
+
+/// An objective in dfdx between two values that leave the plan: the prediction (a leaf) and the teacher's output (kept).
+#[derive(Clone, Copy, Debug)]
+pub struct InDfdx {
+    /// What is learnt.
+    pub objective: Objective,
+    /// The student's prediction, [B, N, C] or [B, K].
+    pub prediction: Act,
+    /// The teacher's output, of the same shape.
+    pub teacher: Act,
+    /// Is the first token a CLS token?
+    pub cls: bool,
+    /// Its part in the loss.
+    pub weight: f64,
 }
 
 impl Loss {
-    /// The loss of the forward pass that has just run. In dfdx, also fills the prediction's gradient, times `seed_grad`.
-    pub fn value(&self, plan: &Plan, cx: &mut Cx) -> Result<f64, Error> {
-        match *self {
-            Loss::InPlan(loss) => Ok(f64::from(cx.arena.value::<f32>(loss)[0])),
-            Loss::InDfdx { objective, prediction, teacher, cls } => {
-                let (student, target) = (cx.arena.value::<f32>(prediction), cx.arena.value::<f32>(teacher));
-                let shape = plan.shape(prediction);
-                let (loss, gradient) = value_and_gradient(&objective, shape.dims(), student, target, cls)?;
-                let seed = cx.seed_grad as f32;
-                cx.arena.grad_mut::<f32>(prediction).iter_mut().zip(gradient).for_each(|(to, g)| *to = seed * g);
-                Ok(f64::from(loss))
+    /// A loss of one part.
+    pub fn of(total: Act) -> Loss {
+        Loss::InPlan { total, parts: vec![total] }
+    }
+
+    /// The loss of the forward pass that has just run, and its parts. In dfdx, also fills the predictions' gradients, times `seed_grad`.
+    pub fn value(&self, plan: &Plan, cx: &mut Cx) -> Result<(f64, Parts), Error> {
+        let mut values = Parts::default();
+        match self {
+            Loss::InPlan { total, parts } => {
+                let scalar = |act: Act| f64::from(cx.arena.value::<f32>(act)[0]);
+                parts.iter().for_each(|part| values.push(scalar(*part)));
+                Ok((scalar(*total), values))
+            }
+            Loss::InDfdx(outside) => {
+                let mut total = 0.0;
+                for &InDfdx { objective, prediction, teacher, cls, weight } in outside {
+                    let (student, target) = (cx.arena.value::<f32>(prediction), cx.arena.value::<f32>(teacher));
+                    let shape = plan.shape(prediction);
+                    let (loss, gradient) = value_and_gradient(&objective, shape.dims(), student, target, cls)?;
+                    let seed = (cx.seed_grad * weight) as f32;
+                    cx.arena.grad_mut::<f32>(prediction).iter_mut().zip(gradient).for_each(|(to, g)| *to = seed * g);
+                    values.push(f64::from(loss));
+                    total += weight * f64::from(loss);
+                }
+                Ok((total, values))
             }
         }
     }
@@ -99,7 +125,7 @@ impl Learner for PlanLearner {
         sets[1..].iter_mut().zip(&self.frozen).for_each(|(s, f)| *s = f);
         let sets = &sets[..1 + self.frozen.len()];
         grads.reset();
-        let mut loss = 0.0;
+        let (mut loss, mut parts) = (0.0, Parts::default());
         for (i, images) in images.enumerate() {
             self.arena.write::<f32>(task.images, images);
             if let Some(act) = task.targets {
@@ -109,9 +135,11 @@ impl Learner for PlanLearner {
             let key = StepKey { seed: self.seed, step: at.step as u64, first_sample: (i * micro) as u64, view: 0 };
             let mut cx = Cx { seed_grad: 1.0 / accumulate as f64, ..Cx::new(&self.device, sets, &mut self.arena, key) };
             task.plan.forward(&mut cx)?;
-            loss += task.loss.value(&task.plan, &mut cx)? / accumulate as f64;
+            let (value, of_parts) = task.loss.value(&task.plan, &mut cx)?;
+            loss += value / accumulate as f64;
+            parts.add(&of_parts, 1.0 / accumulate as f64);
             task.plan.backward(&mut cx, grads)?;
         }
-        Ok(Measured { loss, signs: None })
+        Ok(Measured { loss, parts, signs: None })
     }
 }

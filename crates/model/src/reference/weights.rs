@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Head, ModelError, QkvBias, VitConfig};
+use crate::{Head, ModelError, Position, QkvBias, VitConfig};
 
 /// Named in errors: these weights come from memory.
 const SOURCE: &str = "weights of the reference";
@@ -79,6 +79,16 @@ pub fn shapes(config: &VitConfig) -> BTreeMap<String, Vec<usize>> {
 /// A configuration that cannot be built; [`ModelError::Missing`], [`ModelError::Shape`], [`ModelError::Unexpected`].
 pub fn check_shapes(config: &VitConfig, source: &str, found: &BTreeMap<String, Vec<usize>>) -> Result<(), ModelError> {
     config.check()?;
+    let beyond = [
+        ("reg_tokens", config.reg_tokens > 0),
+        ("pre_norm", config.pre_norm),
+        ("patch_bias", !config.patch_bias),
+        ("proj_dim", config.proj_dim.is_some()),
+        ("position", config.position == Position::SinCos),
+    ];
+    if let Some((key, _)) = beyond.into_iter().find(|(_, has)| *has) {
+        return Err(ModelError::Config { key, why: "the reference in dfdx is without it".into() });
+    }
     let expected = shapes(config);
     for (name, shape) in &expected {
         let Some(found) = found.get(name) else {
