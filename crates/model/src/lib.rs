@@ -15,5 +15,5 @@ pub use checkpoint::{Checkpoint, Tensor};
 pub use config::{Activation, Head, Position, QkvBias, VitConfig};
 pub use error::ModelError;
 pub use init::{Init, initialise};
-pub use positions::{bicubic, relative_index, sin_cos};
+pub use positions::{bicubic, bicubic_scaled, bilinear, geometric_positions, relative_index, remap_relative_table, sin_cos};
 pub use vit::{Features, Taps, Vit};
