@@ -7,6 +7,7 @@
 
 mod checks;
 mod distillation;
+mod interpolation;
 mod kind;
 mod losses;
 mod objectives;
@@ -172,6 +173,7 @@ fn compare(golden: &Golden, kind: Result<Kind, Stop>) -> Case {
         Kind::Objectives => objectives::run(&mut checks),
         Kind::Optimiser => optimiser::run(&mut checks),
         Kind::Schedules => schedules::run(&mut checks),
+        Kind::Interpolation => interpolation::run(&mut checks),
     };
     let result = kind.and_then(run);
     let name = golden.case.clone();
