@@ -53,14 +53,8 @@ impl Preset {
             Preset::VitL => (224, 14, 1024, 24, 16, 8),
             Preset::SwinT => return Ok((preset("swinv2-t")?.with_drop_path(0.1), preset("swin-t")?, 8)),
         };
-        let teacher = VitConfig {
-            img_size: (side, side),
-            patch_size: patch,
-            embed_dim: dim,
-            depth,
-            num_heads: heads,
-            ..VitConfig::default()
-        };
+        let teacher =
+            VitConfig { img_size: (side, side), patch_size: patch, embed_dim: dim, depth, num_heads: heads, ..VitConfig::default() };
         let student = VitConfig {
             position: Position::SharedRelative,
             qkv_bias: QkvBias::Qv,

@@ -125,7 +125,11 @@ impl Lesson {
         let refuse = |why: String| Err(Error::Usage(why));
         if self.objective.target == Target::Logits {
             let (from, to) = (student.num_classes(), self.teacher.num_classes());
-            return if from == to { Ok(Layers::None) } else { refuse(format!("a student of {from} classes cannot learn a teacher's {to} logits")) };
+            return if from == to {
+                Ok(Layers::None)
+            } else {
+                refuse(format!("a student of {from} classes cannot learn a teacher's {to} logits"))
+            };
         }
         let (from, to) = (student.width(), self.teacher.width());
         let mut layer = |name: usize, outputs: usize, inputs: usize| {

@@ -7,14 +7,15 @@
 
 mod checks;
 mod distillation;
+mod encoder;
+mod interpolation;
 mod kind;
 mod losses;
 mod objectives;
 mod optimiser;
 mod schedules;
-mod training;
 mod swin;
-mod encoder;
+mod training;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -173,6 +174,7 @@ fn compare(golden: &Golden, kind: Result<Kind, Stop>) -> Case {
         Kind::Objectives => objectives::run(&mut checks),
         Kind::Optimiser => optimiser::run(&mut checks),
         Kind::Schedules => schedules::run(&mut checks),
+        Kind::Interpolation => interpolation::run(&mut checks),
     };
     let result = kind.and_then(run);
     let name = golden.case.clone();

@@ -106,7 +106,7 @@ fn samples(raw: &Raw) -> Vec<String> {
     found.into_values().flat_map(|(first, last)| [first, last]).collect()
 }
 
-const CASES: [&str; 11] = [
+const CASES: [&str; 12] = [
     "a_vit_shared_rpb",
     "b_vit_ape",
     "c_vit_finetune",
@@ -114,6 +114,7 @@ const CASES: [&str; 11] = [
     "e_teacher_dino_vit",
     "i1_fd_vit_dino",
     "j_variants",
+    "k_interpolation",
     "l1_adamw_finetune_layerdecay",
     "l2_adamw_pretrain",
     "l3_adamw_finetune_swinv2",
@@ -126,7 +127,7 @@ fn all_pass() -> Checked {
     let report = parity(&goldens(), &mut out)?;
     let out = String::from_utf8(out)?;
     println!("{out}");
-    assert_eq!((report.passed, report.failed, report.unknown), (12, 0, 0), "{out}");
+    assert_eq!((report.passed, report.failed, report.unknown), (13, 0, 0), "{out}");
     assert!(out.contains("out.block*") && out.contains("g.blocks.*.attn") && out.contains("p5.*"));
     Ok(())
 }
@@ -164,7 +165,7 @@ fn a_changed_or_missing_tensor_fails() -> Checked {
 #[test]
 fn an_unknown_tensor_is_not_passed_over() -> Checked {
     let extra = |_: &mut Value, raw: &mut Raw| drop(raw.insert("out.new".into(), (Dtype::F32, vec![1], vec![0; 4])));
-    for case in ["a_vit_shared_rpb", "i1_fd_vit_dino", "l2_adamw_pretrain", "n_fd_train5"] {
+    for case in ["a_vit_shared_rpb", "i1_fd_vit_dino", "k_interpolation", "l2_adamw_pretrain", "n_fd_train5"] {
         let Verdict::Failed(why) = Folder::with(case, extra)?.verdict()? else { panic!("{case} passed") };
         assert_eq!(why, ["`out.new` is not checked"]);
     }
@@ -175,6 +176,10 @@ fn an_unknown_tensor_is_not_passed_over() -> Checked {
 #[test]
 fn a_changed_number_fails() -> Checked {
     let numbers = [
+        ("k_interpolation", "/items/vit_rpb.4to7.cls/q"),
+        ("k_interpolation", "/items/vit_rpb.7to4.cls/src_positions/5"),
+        ("k_interpolation", "/items/vit_rpb.14to16.cls/dst_positions/0"),
+        ("k_interpolation", "/items/vit_rpb.7to12.nocls/extra_tokens"),
         ("l1_adamw_finetune_layerdecay", "/groups/2/lr_scale"),
         ("l1_adamw_finetune_layerdecay", "/groups/3/weight_decay"),
         ("l1_adamw_finetune_layerdecay", "/lr_per_step_per_group/2/1"),
@@ -220,6 +225,12 @@ fn what_we_do_not_have_is_unknown_and_named() -> Checked {
         ("l2_adamw_pretrain", "", "amsgrad", json!(true)),
         ("l4_lr_schedule", "/schedules/0", "decay_rate", json!(0.1)),
         ("j_variants", "", "M", json!(3)),
+        ("k_interpolation", "/items/pos.4to7", "antialias", json!(true)),
+        ("k_interpolation", "/items/pos.7to4", "method", json!("bicubic a=-0.5, align_corners=False, no antialias")),
+        ("k_interpolation", "/items/swin_rpb.4to7", "rpe_method", json!("outer_mask")),
+        ("k_interpolation", "/items", "rope.4to7", json!({})),
+        ("k_interpolation", "/items", "pos.0to7", json!({})),
+        ("k_interpolation", "", "torch_resize", json!("bilinear")),
     ];
     for (case, at, key, value) in cases {
         let change = |json: &mut Value, _: &mut Raw| json.pointer_mut(at).expect("an object")[key] = value.clone();
@@ -238,6 +249,40 @@ fn what_we_do_not_have_is_unknown_and_named() -> Checked {
     Ok(())
 }
 
+/// Sizes of position tables are read, wherever they are said, and have to agree.
+#[test]
+fn position_tables_of_other_sizes() -> Checked {
+    // An item under another name, with its tensors: (from, to, may it pass?).
+    let names = [
+        ("pos.4to7", "pos.4x4to7x7", true),
+        ("pos.4to7", "pos.2x8to7", false),
+        ("pos.4to7", "pos.5to7", false),
+        ("pos.4to7", "pos.4to6", false),
+        ("pos.4to7", "pos.4to65535", false),
+        ("pos.4to7", "pos.4to7.nocls", false),
+        ("pos.4to7", "pos.4to7.cls", true),
+        ("vit_rpb.7to4.cls", "vit_rpb.7to4", true),
+        ("vit_rpb.7to4.cls", "vit_rpb.7to4.nocls", false),
+        ("vit_rpb.7to4.cls", "vit_rpb.7to65535.cls", false),
+        ("vit_rpb.7to12.nocls", "vit_rpb.7to12.cls", false),
+        ("swin_rpb.7to12", "swin_rpb.7to12.nocls", true),
+        ("swin_rpb.7to12", "swin_rpb.14to12", false),
+    ];
+    for (from, to, passes) in names {
+        let rename = |json: &mut Value, raw: &mut Raw| {
+            let items = json["items"].as_object_mut().expect("an object");
+            let item = items.remove(from).expect("an item of this case");
+            items.insert(to.into(), item);
+            for what in ["in", "out", "out_f32"] {
+                raw.remove(&format!("{from}.{what}")).into_iter().for_each(|tensor| drop(raw.insert(format!("{to}.{what}"), tensor)));
+            }
+        };
+        let verdict = Folder::with("k_interpolation", rename)?.verdict()?;
+        assert_eq!(verdict == Verdict::Passed, passes, "{from} as {to}: {verdict:?}");
+    }
+    Ok(())
+}
+
 /// Options of any kind of wrong value, and tensors of another rank: a verdict, never a crash.
 #[test]
 fn nothing_crashes() -> Checked {
@@ -245,7 +290,7 @@ fn nothing_crashes() -> Checked {
         let (mut places, mut names) = (vec![], vec![]);
         Folder::with(case, |json, raw| {
             names = samples(raw);
-            for at in ["", "/kwargs", "/student", "/teacher"] {
+            for at in ["", "/kwargs", "/student", "/teacher", "/items", "/items/pos.4to7", "/items/vit_rpb.4to7.cls"] {
                 let keys = json.pointer(at).and_then(Value::as_object).into_iter().flat_map(|o| o.keys());
                 places.extend(keys.filter(|k| !k.starts_with("f32_")).map(|k| (at, k.clone())));
             }

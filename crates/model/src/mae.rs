@@ -161,8 +161,7 @@ impl Mae {
             activation: Activation::Gelu,
             ln_eps: encoder.ln_eps,
         };
-        let blocks =
-            (0..config.decoder_depth).map(|i| Block::declare(&spec, &mut d.below(&format!("decoder_blocks.{i}.")))).collect();
+        let blocks = (0..config.decoder_depth).map(|i| Block::declare(&spec, &mut d.below(&format!("decoder_blocks.{i}.")))).collect();
         let norm = d.pair("decoder_norm", &[c]);
         let pred = d.pair("decoder_pred", &[pixels, c]);
         Ok(Mae { config: config.clone(), encoder: vit, mask_token, decoder_embed, blocks, norm, pred })

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use fd_compute::{Act, Bias, DropPath, LayoutBuilder, Param, Planner, Pooling, Scores, Span, Windows};
 
 pub use config::{BiasOutput, Coordinates, SwinAttention, SwinConfig, SwinPosition, SwinVersion};
-pub use position::relative_coordinates;
 use position::PositionBias;
+pub use position::relative_coordinates;
 
 use crate::block::{Declare, Pair};
 use crate::features::{Features, Taps};

@@ -155,6 +155,13 @@ impl<'a> Checks<'a> {
         Ok(())
     }
 
+    /// The same with a tolerance that the JSON gives elsewhere than in `f32_dev`, in a group of its own.
+    pub fn compare_within(&mut self, name: &str, shape: &[usize], found: &[f64], tolerance: f64) -> Result<(), Stop> {
+        let Some(expected) = self.expected(name, shape, found)? else { return Ok(()) };
+        self.record(name.to_owned(), name, error(found, expected, 1e-4), tolerance);
+        Ok(())
+    }
+
     /// A value of a plan, if the case has it.
     pub fn compare_value(&mut self, name: &str, plan: &Plan, arena: &Arena, act: fd_compute::Act) -> Result<(), Stop> {
         if self.has(name) { self.compare(name, plan.shape(act).dims(), &arena.to_f64(act)) } else { Ok(()) }

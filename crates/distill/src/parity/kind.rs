@@ -23,6 +23,8 @@ pub(super) enum Kind {
     Optimiser,
     /// Learning rates.
     Schedules,
+    /// Position tables of other sizes.
+    Interpolation,
 }
 
 /// Recognised by the keys that only this kind has.
@@ -36,7 +38,7 @@ pub(super) fn of(json: &Value) -> Result<Kind, Stop> {
         _ if has("student") || has("teacher") => Ok(Kind::Distillation),
         _ if has("cls") => Ok(Kind::Encoder),
         _ if has("B") && has("C") => Ok(Kind::Objectives),
-        _ if has("items") => Err(Stop::Unknown("`items`: position interpolation is not run here".into())),
+        _ if has("items") => Ok(Kind::Interpolation),
         _ => Err(Stop::Unknown(format!("no key tells its kind: {:?}", keys.keys().collect::<Vec<_>>()))),
     }
 }

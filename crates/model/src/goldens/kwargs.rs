@@ -214,11 +214,7 @@ impl Size {
 /// that are not those of the model described.
 pub fn config_from_kwargs(json: &Value, part: Part, tensors: &Tensors) -> Result<GoldenModel, ModelError> {
     let case = json["case"].as_str().unwrap_or("golden case");
-    let mut model = GoldenModel {
-        config: read(case, json, part)?,
-        naming: Naming::Official,
-        prefix: part.prefix().to_owned(),
-    };
+    let mut model = GoldenModel { config: read(case, json, part)?, naming: Naming::Official, prefix: part.prefix().to_owned() };
     if matches!(family(case, json, part)?, Family::ClipVisual) {
         model.naming = Naming::Clip;
         // A teacher is the whole of CLIP, of which we have the visual half.
@@ -470,7 +466,10 @@ fn swin_v2(case: &str, k: SwinKwargs) -> Result<SwinConfig, ModelError> {
         "none" => config.position = SwinPosition::Table,
         // Offsets measured by the window of the pretraining: sides of 12 and 6 (16 and 8) at the image size that is named first.
         text => {
-            let (from, _) = text.strip_prefix("norm8_log_").and_then(|t| t.split_once("to")).ok_or_else(|| unknown("relative_coords_table_type", text))?;
+            let (from, _) = text
+                .strip_prefix("norm8_log_")
+                .and_then(|t| t.split_once("to"))
+                .ok_or_else(|| unknown("relative_coords_table_type", text))?;
             let pretrained: usize = match from {
                 "192" => 12,
                 "256" => 16,

@@ -1,6 +1,11 @@
-//! Where tokens are: the index of relative position tables, and the interpolation of absolute positions to other grids.
+//! Where tokens are: the index of relative position tables, sine and cosine positions, and what has been learnt for one grid or
+//! window made to fit another.
 
-use fd_compute::Sparse;
+mod interpolation;
+mod relative_tables;
+
+pub use interpolation::{bicubic, bicubic_scaled, bilinear};
+pub use relative_tables::{geometric_positions, remap_relative_table};
 
 /// The table row of every (query, key) pair, N x N: (dy + h - 1)(2w - 1) + dx + w - 1 with d = query - key. With a CLS token (the
 /// first), the table's last three rows are CLS to token, token to CLS, CLS to CLS.
@@ -23,35 +28,6 @@ pub fn relative_index((h, w): (usize, usize), cls: bool) -> Vec<u32> {
         }
     }
     index
-}
-
-/// Resizes a grid of positions: bicubic with a = -0.75, pixel centres aligned at half pixels, no antialiasing, edges clamped (the
-/// official code's `F.interpolate`). The first `extra` rows (CLS) are copied.
-pub fn bicubic(from: (usize, usize), to: (usize, usize), extra: usize) -> Sparse {
-    let (down, across) = (taps(from.0, to.0), taps(from.1, to.1));
-    let mut rows: Vec<Vec<(u32, f64)>> = (0..extra).map(|i| vec![(i as u32, 1.0)]).collect();
-    for y in &down {
-        for x in &across {
-            let pairs = y.iter().flat_map(|&(iy, wy)| x.iter().map(move |&(ix, wx)| ((extra + iy * from.1 + ix) as u32, wy * wx)));
-            rows.push(pairs.collect());
-        }
-    }
-    Sparse::new(extra + from.0 * from.1, rows)
-}
-
-/// For each output position its four inputs and their weights.
-fn taps(from: usize, to: usize) -> Vec<[(usize, f64); 4]> {
-    const A: f64 = -0.75;
-    let near = |t: f64| ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0;
-    let far = |t: f64| ((A * t - 5.0 * A) * t + 8.0 * A) * t - 4.0 * A;
-    (0..to)
-        .map(|i| {
-            let at = (i as f64 + 0.5) * from as f64 / to as f64 - 0.5;
-            let (base, t) = (at.floor(), at - at.floor());
-            let weights = [far(1.0 + t), near(t), near(1.0 - t), far(2.0 - t)];
-            std::array::from_fn(|j| ((base as i64 - 1 + j as i64).clamp(0, from as i64 - 1) as usize, weights[j]))
-        })
-        .collect()
 }
 
 /// Two-dimensional sine and cosine positions [h · w, c]: a quarter of the channels each for sin x, cos x, sin y, cos y at wavelengths
@@ -82,16 +58,5 @@ mod tests {
         // Query (1, 2), key (0, 0): the largest offset; and the other way round the smallest.
         assert_eq!((index[6 * n + 1], index[n + 6]), (14, 0));
         assert_eq!(relative_index((2, 3), false)[5 * 6], 14);
-    }
-
-    #[test]
-    fn interpolation_keeps_constants_and_the_identity() {
-        for (from, to) in [((3, 4), (7, 2)), ((5, 5), (5, 5)), ((1, 2), (4, 4))] {
-            let m = bicubic(from, to, 1);
-            let y = m.apply(&vec![2.5; m.inputs()], 1);
-            assert!(y.iter().all(|v| (v - 2.5).abs() < 1e-12));
-        }
-        let x: Vec<f64> = (0..16).map(f64::from).collect();
-        assert_eq!(bicubic((4, 4), (4, 4), 0).apply(&x, 1), x);
     }
 }
