@@ -196,6 +196,9 @@ pub enum Bench {
         /// Passes to measure
         #[arg(long, default_value = "10", value_parser = at_most::<1_000_000>)]
         repeats: usize,
+        /// Only shapes whose name contains this
+        #[arg(long, default_value = "", hide_default_value = true)]
+        only: String,
     },
 }
 

@@ -77,8 +77,8 @@ pub fn fd_step(options: &BenchOptions, out: &mut Output) -> anyhow::Result<Outco
 }
 
 /// Prints a line for each shape.
-pub fn attention(repeats: usize, out: &mut Output) -> anyhow::Result<Outcome> {
-    let lines = bench::attention(repeats)?.join("\n");
+pub fn attention(repeats: usize, only: &str, out: &mut Output) -> anyhow::Result<Outcome> {
+    let lines = bench::attention(repeats, only)?.join("\n");
     writeln!(out, "{lines}").and_then(|()| out.flush()).context("standard output")?;
     Ok(Outcome::Done)
 }

@@ -81,7 +81,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Status { folder } => commands::status(folder, out),
         Command::Parity { folder } => commands::parity(folder, out),
         Command::Bench(cli::Bench::FdStep(args)) => commands::fd_step(&args.options(cli.device), out),
-        Command::Bench(cli::Bench::Attention { repeats }) => commands::attention(*repeats, out),
+        Command::Bench(cli::Bench::Attention { repeats, only }) => commands::attention(*repeats, only, out),
     }
 }
 

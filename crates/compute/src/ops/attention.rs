@@ -12,6 +12,8 @@ mod gathered;
 mod span;
 mod tile;
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::rows::{self, dot};
@@ -35,9 +37,11 @@ pub(crate) struct Attention {
     pub head_dim: usize,
     pub scores: Scores,
     pub span: Span,
+    /// The tokens of the first window, then of the next; empty in the plain case.
+    pub order: Arc<[u32]>,
 }
 
-/// Groups of (image, window) whose gradients of bias and scales are summed apart and then added up.
+/// Groups of (image, window) whose gradients of bias and scales are summed apart and then added up; at least, for windows.
 const GROUPS: usize = 16;
 
 simd_fn! {
@@ -147,6 +151,13 @@ impl Attention {
         self.batch * self.span.extents(self.tokens).0
     }
 
+    /// Groups of units whose sums are kept apart: more where they are small, so that there are tasks enough.
+    fn groups(&self) -> usize {
+        let (nn, one) = self.slot();
+        let most = if self.plain().is_some() { GROUPS } else { ((1 << 21) / (self.heads * (nn + one)).max(1)).clamp(GROUPS, 4 * GROUPS) };
+        most.min(self.units())
+    }
+
     /// What a task of the backward pass adds up for its head: elements of dbias, and of the scale's gradient.
     fn slot(&self) -> (usize, usize) {
         let n = self.span.extents(self.tokens).1;
@@ -202,7 +213,7 @@ impl Operation for Attention {
             outputs: vec![self.y, self.lse],
             backward_reads: [self.qkv, self.lse].into_iter().chain(self.bias).collect(),
             params: self.logit_scale().into_iter().collect(),
-            scratch: (0, GROUPS.min(self.units()) * self.heads * (nn + one)),
+            scratch: (0, self.groups() * self.heads * (nn + one)),
             flops: (pairs * (4 * self.head_dim as u64 + 5), pairs * (10 * self.head_dim as u64 + 8)),
             ..Wiring::new(&inputs, self.y)
         }
@@ -251,13 +262,17 @@ impl Operation for Attention {
             });
             return;
         }
-        let (groups, (nn, extra)) = (GROUPS.min(units), self.slot());
-        partial.par_chunks_mut(nn + extra).enumerate().for_each(|(task, sums)| {
-            let (group, h) = (task / self.heads, task % self.heads);
+        let (groups, (nn, extra)) = (self.groups(), self.slot());
+        // The heads of a window lie side by side in memory: a task of windows does them all. An image's heads are tasks of their own.
+        let heads = if self.plain().is_some() { 1 } else { self.heads };
+        partial.par_chunks_mut(heads * (nn + extra)).enumerate().for_each(|(task, sums)| {
+            let (group, first) = (task * heads / self.heads, task * heads % self.heads);
             sums.fill(T::ZERO);
             rows::with_scratch(scratch, |s: &mut [T]| {
                 for unit in group * units / groups..(group + 1) * units / groups {
-                    one(unit, h, sums, s);
+                    for (h, sums) in (first..).zip(sums.chunks_exact_mut(nn + extra)) {
+                        one(unit, h, sums, s);
+                    }
                 }
             });
         });

@@ -188,8 +188,13 @@ impl Planner {
         if let Scores::Cosine(p) = scores {
             self.param_len(OP, "logit_scale", p, heads)?;
         }
+        let order = match (&span, scores) {
+            (Span::Windows(w), _) => (0..windows).flat_map(|i| w.members(i)).copied().collect(),
+            (Span::Whole, Scores::Scaled(_)) => Arc::from([]),
+            _ => (0..tokens as u32).collect(),
+        };
         let lse = self.act([batch * windows, heads, n]);
-        Ok(ops::Attention { qkv, bias, y: qkv, lse, batch, tokens, heads, head_dim: width / 3 / heads, scores, span })
+        Ok(ops::Attention { qkv, bias, y: qkv, lse, batch, tokens, heads, head_dim: width / 3 / heads, scores, span, order })
     }
 
     /// x + drop path (γ ∘ y); the drop path's random numbers depend on the first extent's index.

@@ -43,9 +43,15 @@ const SHAPES: [Shape; 6] = [
     Shape { name: "swin v2, windows of 14, shifted", batch: 8, side: 28, heads: 6, head_dim: 32, windows: Some((14, 7)), cosine: true },
 ];
 
-/// Measures every shape; one line of JSON each. Call it from a rayon pool of the wanted size.
-pub fn attention(repeats: usize) -> Result<Vec<String>, Error> {
-    SHAPES.iter().map(|shape| measure(shape, repeats.max(1))).collect()
+/// Measures every shape, or those whose name contains `only`; one line of JSON each. Call it from a rayon pool of the wanted size.
+pub fn attention(repeats: usize, only: &str) -> Result<Vec<String>, Error> {
+    let lines: Vec<String> =
+        SHAPES.iter().filter(|s| s.name.contains(only)).map(|s| measure(s, repeats.max(1))).collect::<Result<_, _>>()?;
+    if lines.is_empty() {
+        let names: Vec<&str> = SHAPES.iter().map(|s| s.name).collect();
+        return Err(Error::Usage(format!("--only {only}: there are {}", names.join("; "))));
+    }
+    Ok(lines)
 }
 
 fn measure(shape: &Shape, repeats: usize) -> Result<String, Error> {

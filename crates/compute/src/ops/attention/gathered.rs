@@ -8,6 +8,7 @@ use super::span::MASKED;
 use super::tile::{Left, WIDTH, product};
 use super::{Attention, Scores, Shared, Span, Views, rows};
 use crate::exec::{At, Env};
+use crate::simd::Simd;
 use crate::{Real, simd_fn};
 
 /// A vector shorter than this has no direction (PyTorch's `F.normalize`).
@@ -16,20 +17,18 @@ const SHORTEST: f64 = 1e-12;
 const LARGEST_SCALE: f64 = 100.0;
 
 simd_fn! {
-    /// Rows of scores (n of `width` places each) to rows of probabilities, in place; writes each row's lse.
+    /// Rows of scores (n of `width` places each) to rows of probabilities, in place, 0 in the places beyond n; writes each row's lse.
     fn softmax<T: Real>(s: &mut [T], bias: &[T], n: usize, width: usize, lse: &mut [T]) {
         for (i, (row, lse)) in s.chunks_exact_mut(width).zip(lse).enumerate() {
-            let row = &mut row[..n];
             if !bias.is_empty() {
-                for (s, b) in row.iter_mut().zip(&bias[i * n..(i + 1) * n]) {
-                    *s += *b;
-                }
+                add_row(row, &bias[i * n..(i + 1) * n]);
             }
-            let top = rows::max(row);
+            row[n..].fill(T::LOWEST);
+            let top = max(row);
             for s in row.iter_mut() {
                 *s = (*s - top).exp::<S>();
             }
-            let total = rows::sum(row);
+            let total = sum(row);
             let inverse = T::ONE / total;
             for s in row.iter_mut() {
                 *s *= inverse;
@@ -40,18 +39,15 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// Scores to probabilities with a known lse, in place.
+    /// Scores to probabilities with a known lse, in place, 0 in the places beyond n.
     fn probabilities<T: Real>(s: &mut [T], bias: &[T], n: usize, width: usize, lse: &[T]) {
         for (i, (row, lse)) in s.chunks_exact_mut(width).zip(lse).enumerate() {
-            let row = &mut row[..n];
-            if bias.is_empty() {
-                for s in row.iter_mut() {
-                    *s = (*s - *lse).exp::<S>();
-                }
-            } else {
-                for (s, b) in row.iter_mut().zip(&bias[i * n..(i + 1) * n]) {
-                    *s = (*s + *b - *lse).exp::<S>();
-                }
+            if !bias.is_empty() {
+                add_row(row, &bias[i * n..(i + 1) * n]);
+            }
+            row[n..].fill(T::LOWEST);
+            for s in row.iter_mut() {
+                *s = (*s - *lse).exp::<S>();
             }
         }
     }
@@ -61,26 +57,22 @@ simd_fn! {
     /// dP to dS in place; adds dS to dbias unless that is empty.
     fn score_gradient<T: Real>(p: &[T], dp: &mut [T], n: usize, width: usize, dbias: &mut [T]) {
         for (i, (p, dp)) in p.chunks_exact(width).zip(dp.chunks_exact_mut(width)).enumerate() {
-            let (p, dp) = (&p[..n], &mut dp[..n]);
-            let mean = rows::dot::<S, T>(p, dp);
+            let mean = dot::<S, T>(p, dp);
             for (d, p) in dp.iter_mut().zip(p) {
                 *d = *p * (*d - mean);
             }
             if !dbias.is_empty() {
-                for (b, d) in dbias[i * n..(i + 1) * n].iter_mut().zip(dp.iter()) {
-                    *b += *d;
-                }
+                add_row(&mut dbias[i * n..(i + 1) * n], &dp[..n]);
             }
         }
     }
 }
 
 simd_fn! {
-    /// Rows (d of `width` places each) to unit length; writes what they were multiplied by.
-    fn unit<T: Real>(x: &mut [T], d: usize, width: usize, inverse: &mut [T]) {
+    /// Rows of `width` places, whole tiles, to unit length; writes what they were multiplied by.
+    fn unit<T: Real>(x: &mut [T], width: usize, inverse: &mut [T]) {
         for (row, inverse) in x.chunks_exact_mut(width).zip(inverse) {
-            let row = &mut row[..d];
-            *inverse = T::ONE / rows::dot::<S, T>(row, row).sqrt().maximum(T::of(SHORTEST));
+            *inverse = T::ONE / dot::<S, T>(row, row).sqrt().maximum(T::of(SHORTEST));
             for x in row.iter_mut() {
                 *x *= *inverse;
             }
@@ -90,11 +82,10 @@ simd_fn! {
 
 simd_fn! {
     /// dx of rows that [`unit`] normalised, from their gradients in place; returns Σ x̂ · dx̂.
-    fn unit_gradient<T: Real>(unit: &[T], dx: &mut [T], d: usize, width: usize, inverse: &[T]) -> T {
+    fn unit_gradient<T: Real>(unit: &[T], dx: &mut [T], width: usize, inverse: &[T]) -> T {
         let mut all = T::ZERO;
         for ((x, dx), inverse) in unit.chunks_exact(width).zip(dx.chunks_exact_mut(width)).zip(inverse) {
-            let (x, dx) = (&x[..d], &mut dx[..d]);
-            let along = rows::dot::<S, T>(x, dx);
+            let along = dot::<S, T>(x, dx);
             all += along;
             // A vector without direction was divided by a constant.
             let radial = if *inverse < T::of(1.0 / SHORTEST) { along } else { T::ZERO };
@@ -112,11 +103,105 @@ simd_fn! {
         let padded = out.len() / d;
         let n = x.len() / width;
         for (i, out) in out.chunks_exact_mut(padded).enumerate() {
-            for (j, o) in out.iter_mut().enumerate() {
-                *o = if j < n { x[j * width + i] } else { T::ZERO };
+            for (o, row) in out.iter_mut().zip(x.chunks_exact(width)) {
+                *o = row[i];
             }
+            out[n..].fill(T::ZERO);
         }
     }
+}
+
+simd_fn! {
+    /// Rows of d elements from `from`, at row · stride + at for every row of `rows`, side by side in rows of `width`, zeros behind.
+    fn gather<T: Real>(from: &[T], rows: &[u32], stride: usize, at: usize, d: usize, width: usize, to: &mut [T]) {
+        for (row, to) in rows.iter().zip(to.chunks_exact_mut(width)) {
+            let from = &from[*row as usize * stride + at..][..d];
+            let (blocks, rest) = from.as_chunks::<WIDTH>();
+            let (to_blocks, to_rest) = to.as_chunks_mut::<WIDTH>();
+            for (to, from) in to_blocks.iter_mut().zip(blocks) {
+                *to = *from;
+            }
+            if !rest.is_empty() {
+                let last = &mut to_blocks[blocks.len()];
+                last.fill(T::ZERO);
+                last[..rest.len()].copy_from_slice(rest);
+            }
+            to_rest.fill(T::ZERO);
+        }
+    }
+}
+
+/// to = from, or to += from, of equal length.
+#[inline(always)]
+fn deliver<T: Real>(from: &[T], to: &mut [T], add: bool) {
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<WIDTH>(), to.as_chunks_mut::<WIDTH>());
+    for (from, to) in from.iter().zip(to) {
+        if add {
+            add_row(to, from);
+        } else {
+            *to = *from;
+        }
+    }
+    for (from, to) in from_rest.iter().zip(to_rest) {
+        *to = if add { *to + *from } else { *from };
+    }
+}
+
+/// y += x, of equal length.
+#[inline(always)]
+fn add_row<T: Real>(y: &mut [T], x: &[T]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += *x;
+    }
+}
+
+/// Sum of a row of whole tiles, in fixed lanes.
+#[inline(always)]
+fn sum<T: Real>(x: &[T]) -> T {
+    let mut lanes = [T::ZERO; WIDTH];
+    for x in x.as_chunks::<WIDTH>().0 {
+        for i in 0..WIDTH {
+            lanes[i] += x[i];
+        }
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// Scalar product of rows of whole tiles, in fixed lanes.
+#[inline(always)]
+fn dot<S: Simd, T: Real>(x: &[T], y: &[T]) -> T {
+    let mut lanes = [T::ZERO; WIDTH];
+    for (x, y) in x.as_chunks::<WIDTH>().0.iter().zip(y.as_chunks::<WIDTH>().0) {
+        for i in 0..WIDTH {
+            lanes[i] = T::fma::<S>(x[i], y[i], lanes[i]);
+        }
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// The largest element of a row of whole tiles.
+#[inline(always)]
+fn max<T: Real>(x: &[T]) -> T {
+    let mut lanes = [T::LOWEST; WIDTH];
+    for x in x.as_chunks::<WIDTH>().0 {
+        for i in 0..WIDTH {
+            lanes[i] = x[i].maximum(lanes[i]);
+        }
+    }
+    fold(lanes, |a, b| a.maximum(b))
+}
+
+/// Lanes pairwise to one.
+#[inline(always)]
+fn fold<T: Real>(mut lanes: [T; WIDTH], f: impl Fn(T, T) -> T) -> T {
+    let mut half = WIDTH / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// Scores of tokens that must not see each other.
@@ -174,24 +259,24 @@ impl Attention {
         4 * n * padded_d + 2 * d * padded_n + 2 * n * padded_n + 2 * n
     }
 
-    /// The token of every place of a window: in the image, in rows of qkv or y.
-    fn place(&self, window: usize, i: usize) -> usize {
-        match &self.span {
-            Span::Windows(w) => w.members(window)[i] as usize,
-            Span::Whole | Span::Causal => i,
-        }
+    /// The tokens of a window, as rows of the image.
+    fn members(&self, window: usize) -> &[u32] {
+        let n = self.sizes().n;
+        &self.order[window * n..(window + 1) * n]
+    }
+
+    /// (image, window) of a unit.
+    fn image_and_window(&self, unit: usize) -> (usize, usize) {
+        let windows = self.span.extents(self.tokens).0;
+        (unit / windows, unit % windows)
     }
 
     /// Copies a head's part of a window's tokens: `from` [B, N, stride], part and head at column `at`, to [n, padded D].
     fn gather<T: Real>(&self, from: &[T], unit: usize, at: usize, stride: usize, to: &mut [T]) {
-        let windows = self.span.extents(self.tokens).0;
-        let (image, window) = (unit / windows, unit % windows);
+        let (image, window) = self.image_and_window(unit);
         let Sizes { d, padded_d, .. } = self.sizes();
-        for (i, to) in to.chunks_exact_mut(padded_d).enumerate() {
-            let row = (image * self.tokens + self.place(window, i)) * stride + at;
-            to[..d].copy_from_slice(&from[row..row + d]);
-            to[d..].fill(T::ZERO);
-        }
+        let from = &from[image * self.tokens * stride..(image + 1) * self.tokens * stride];
+        gather(from, self.members(window), stride, at, d, padded_d, to);
     }
 
     /// The way back, overwriting or adding.
@@ -199,14 +284,13 @@ impl Attention {
     /// # Safety
     /// No other task may touch these columns of this window's tokens.
     unsafe fn scatter<T: Real>(&self, from: &[T], unit: usize, at: usize, stride: usize, to: Shared<T>, add: bool) {
-        let windows = self.span.extents(self.tokens).0;
-        let (image, window) = (unit / windows, unit % windows);
+        let (image, window) = self.image_and_window(unit);
         let Sizes { d, padded_d, .. } = self.sizes();
-        for (i, from) in from.chunks_exact(padded_d).enumerate() {
-            let row = (image * self.tokens + self.place(window, i)) * stride + at;
+        for (token, from) in self.members(window).iter().zip(from.chunks_exact(padded_d)) {
+            let row = (image * self.tokens + *token as usize) * stride + at;
             // SAFETY: the row lies in the buffer, whose extents the planner checked; the caller vouches that it is this task's.
             let to = unsafe { std::slice::from_raw_parts_mut(to.0.add(row), d) };
-            if add { rows::add_to(to, &from[..d]) } else { to.copy_from_slice(&from[..d]) }
+            deliver(&from[..d], to, add);
         }
     }
 
@@ -265,7 +349,7 @@ impl Attention {
         self.gather(qkv, unit, h * d, 3 * c, q);
         self.gather(qkv, unit, c + h * d, 3 * c, k);
         if let Scores::Cosine(_) = self.scores {
-            unit_both(q, k, d, padded_d, &mut other[..2 * n]);
+            unit_both(q, k, padded_d, &mut other[..2 * n]);
         }
         transpose(k, d, padded_d, kt);
         self.scores_into(self.scale(scales, h).0, q, kt, unit, p);
@@ -316,7 +400,7 @@ impl Attention {
         self.gather(v.qkv, unit, 2 * c + h * d, 3 * c, spare);
         self.gather(v.dy, unit, h * d, c, dy);
         if cosine {
-            unit_both(q, k, d, padded_d, inverse);
+            unit_both(q, k, padded_d, inverse);
         }
         transpose(k, d, padded_d, kt);
         transpose(spare, d, padded_d, vt);
@@ -332,13 +416,13 @@ impl Attention {
         let write = |part: usize, out: &[T]| unsafe { self.scatter(out, unit, part * c + h * d, 3 * c, dqkv, add) };
         product(scale, by_row(ds), k, padded_d, (n, n), out);
         if cosine {
-            let dt = unit_gradient(q, out, d, padded_d, &inverse[..n]);
+            let dt = unit_gradient(q, out, padded_d, &inverse[..n]);
             dscale.iter_mut().for_each(|sum| *sum += if scale_trained { dt } else { T::ZERO });
         }
         write(0, out);
         product(scale, by_column(ds), q, padded_d, (n, n), out);
         if cosine {
-            unit_gradient(k, out, d, padded_d, &inverse[n..]);
+            unit_gradient(k, out, padded_d, &inverse[n..]);
         }
         write(1, out);
         product(T::ONE, by_column(p), dy, padded_d, (n, n), out);
@@ -347,8 +431,8 @@ impl Attention {
 }
 
 /// Queries and keys to unit length; what they were multiplied by, one after the other.
-fn unit_both<T: Real>(q: &mut [T], k: &mut [T], d: usize, width: usize, inverse: &mut [T]) {
+fn unit_both<T: Real>(q: &mut [T], k: &mut [T], width: usize, inverse: &mut [T]) {
     let (of_q, of_k) = inverse.split_at_mut(inverse.len() / 2);
-    unit(q, d, width, of_q);
-    unit(k, d, width, of_k);
+    unit(q, width, of_q);
+    unit(k, width, of_k);
 }

@@ -3,8 +3,10 @@
 //! b's and c's rows are padded to [`WIDTH`] columns; a is read where it lies, in either order. Every element of c is one sum over k in
 //! ascending order, so it does not depend on how rows are grouped.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use crate::Real;
-use crate::simd::{Level, Simd, level};
 use crate::simd_fn;
 
 /// Columns of a tile: b and c are padded to a multiple of it.
@@ -18,68 +20,43 @@ pub(super) struct Left<'a, T> {
     pub transposed: bool,
 }
 
-/// Most rows of a tile whose sums stay in registers.
-fn most_rows() -> usize {
-    match level() {
-        Level::Avx512 => 8,
-        Level::Avx2 => 6,
-        Level::Scalar => 3,
-    }
-}
-
 /// c [m, padded n] = alpha · a [m, k] · b [k, padded n]; `width` is the padded n, which is b's and c's row stride.
 pub(super) fn product<T: Real>(alpha: T, a: Left<T>, b: &[T], width: usize, (m, k): (usize, usize), c: &mut [T]) {
+    let (rows, cols) = if a.transposed { (k, m) } else { (m, k) };
+    assert!(m > 0 && k > 0 && (rows - 1) * a.stride + cols <= a.data.len(), "left operand within its memory");
     assert!(width.is_multiple_of(WIDTH) && b.len() >= k * width && c.len() >= m * width, "padded operands");
-    let tiles = m.div_ceil(most_rows());
-    rows(alpha, a, b, width, m, k, tiles, c);
+    #[cfg(target_arch = "x86_64")]
+    if x86::product(alpha, a, b, width, (m, k), c) {
+        return;
+    }
+    plain(alpha, a, b, width, m, k, c);
 }
+
+/// Rows of a tile in the portable form.
+const ROWS: usize = 4;
 
 simd_fn! {
-    /// All tiles: columns outside, so that a column stripe of b stays in the first-level cache.
-    fn rows<T: Real>(alpha: T, a: Left<T>, b: &[T], width: usize, m: usize, k: usize, tiles: usize, c: &mut [T]) {
-        for left in (0..width).step_by(WIDTH) {
-            let mut top = 0;
-            for tile in 0..tiles {
-                let n = m / tiles + usize::from(tile < m % tiles);
-                macro_rules! sized {
-                    ($($n:literal)*) => { match n { $($n => one::<S, T, $n>(alpha, a, top, b, left, width, k, c),)* _ => {} } };
+    /// The portable form, which is also the definition that the others are tested by: bit for bit, at a level with fused operations.
+    fn plain<T: Real>(alpha: T, a: Left<T>, b: &[T], width: usize, m: usize, k: usize, c: &mut [T]) {
+        for (top, c) in (0..m).step_by(ROWS).zip(c.chunks_mut(ROWS * width)) {
+            for left in (0..width).step_by(WIDTH) {
+                let mut sums = [[T::ZERO; WIDTH]; ROWS];
+                let rows = ROWS.min(m - top);
+                for (p, b) in b.chunks_exact(width).take(k).enumerate() {
+                    let b = &b[left..left + WIDTH];
+                    for (r, sums) in sums.iter_mut().take(rows).enumerate() {
+                        let x = a.data[if a.transposed { p * a.stride + top + r } else { (top + r) * a.stride + p }];
+                        for j in 0..WIDTH {
+                            sums[j] = T::fma::<S>(x, b[j], sums[j]);
+                        }
+                    }
                 }
-                sized!(1 2 3 4 5 6 7 8);
-                top += n;
-            }
-        }
-    }
-}
-
-/// One tile of R rows.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn one<S: Simd, T: Real, const R: usize>(alpha: T, a: Left<T>, top: usize, b: &[T], left: usize, width: usize, k: usize, c: &mut [T]) {
-    let mut sums = [[T::ZERO; WIDTH]; R];
-    let b = b.chunks_exact(width).take(k);
-    if a.transposed {
-        for (b, a) in b.zip(a.data.chunks(a.stride)) {
-            let (b, a) = (&b[left..left + WIDTH], &a[top..top + R]);
-            for r in 0..R {
-                for j in 0..WIDTH {
-                    sums[r][j] = T::fma::<S>(a[r], b[j], sums[r][j]);
+                for (sums, c) in sums.iter().take(rows).zip(c.chunks_mut(width)) {
+                    for (c, sum) in c[left..left + WIDTH].iter_mut().zip(sums) {
+                        *c = alpha * *sum;
+                    }
                 }
             }
-        }
-    } else {
-        let a: [&[T]; R] = std::array::from_fn(|r| &a.data[(top + r) * a.stride..][..k]);
-        for (p, b) in b.enumerate() {
-            let b = &b[left..left + WIDTH];
-            for r in 0..R {
-                for j in 0..WIDTH {
-                    sums[r][j] = T::fma::<S>(a[r][p], b[j], sums[r][j]);
-                }
-            }
-        }
-    }
-    for (sums, c) in sums.iter().zip(c[top * width..].chunks_mut(width)) {
-        for (c, sum) in c[left..left + WIDTH].iter_mut().zip(sums) {
-            *c = alpha * *sum;
         }
     }
 }
@@ -107,6 +84,14 @@ mod tests {
                 for (i, c) in c.iter().enumerate() {
                     assert!((c - expected(i / width, i % width)).abs() < 1e-12, "{m} {k} {n} at {i}");
                 }
+                // In f32 whatever this level has, against the portable form: the same bits.
+                let narrow = |x: &[f64]| x.iter().map(|v| *v as f32).collect::<Vec<f32>>();
+                let (a, b) = (narrow(left.data), narrow(&b));
+                let a = Left { data: &a[..], stride: left.stride, transposed: left.transposed };
+                let (mut fast, mut slow) = (vec![f32::NAN; m * width], vec![f32::NAN; m * width]);
+                product(0.5, a, &b, width, (m, k), &mut fast);
+                super::plain(0.5, a, &b, width, m, k, &mut slow);
+                assert!(fast.iter().zip(&slow).all(|(f, s)| f.to_bits() == s.to_bits()), "{m} {k} {n}: bits");
             }
         }
     }
