@@ -158,10 +158,11 @@ impl Attention {
         most.min(self.units())
     }
 
-    /// What a task of the backward pass adds up for its head: elements of dbias, and of the scale's gradient.
+    /// What a task of the backward pass adds up for its head: elements of dbias; the scale's gradient, as a sum and what its rounding
+    /// loses.
     fn slot(&self) -> (usize, usize) {
         let n = self.span.extents(self.tokens).1;
-        (if self.bias.is_some() { n * n } else { 0 }, usize::from(self.logit_scale().is_some()))
+        (if self.bias.is_some() { n * n } else { 0 }, 2 * usize::from(self.logit_scale().is_some()))
     }
 
     /// One (image, head) of the backward pass; adds its dS to dbias unless that is empty.
@@ -297,7 +298,8 @@ impl Attention {
         }
         let Some(logit_scale) = self.logit_scale() else { return };
         let [partial] = env.acts.split([At::Scratch]);
-        let total = |h: usize| partial.chunks_exact(head).skip(h).step_by(self.heads).fold(T::ZERO, |sum, p| sum + p[nn]);
+        let parts = |h: usize| partial.chunks_exact(head).skip(h).step_by(self.heads);
+        let total = |h: usize| T::of(parts(h).map(|p| p[nn].f64() + p[nn + 1].f64()).sum());
         if let [Some((d, add))] = env.grads.split([logit_scale]) {
             d.iter_mut().enumerate().for_each(|(h, d)| *d = if add { *d + total(h) } else { total(h) });
         }

@@ -39,7 +39,8 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// Scores to probabilities with a known lse, in place, 0 in the places beyond n.
+    /// Scores to probabilities with a known lse, in place, 0 in the places beyond n. Scores of cosine attention are large, and so is what
+    /// rounding the lse does to a whole row: rows are made to sum to one again, or the gradients of scores would not sum to zero.
     fn probabilities<T: Real>(s: &mut [T], bias: &[T], n: usize, width: usize, lse: &[T]) {
         for (i, (row, lse)) in s.chunks_exact_mut(width).zip(lse).enumerate() {
             if !bias.is_empty() {
@@ -49,17 +50,28 @@ simd_fn! {
             for s in row.iter_mut() {
                 *s = (*s - *lse).exp::<S>();
             }
+            let inverse = T::ONE / sum(row);
+            for s in row.iter_mut() {
+                *s *= inverse;
+            }
         }
     }
 }
 
 simd_fn! {
-    /// dP to dS in place; adds dS to dbias unless that is empty.
-    fn score_gradient<T: Real>(p: &[T], dp: &mut [T], n: usize, width: usize, dbias: &mut [T]) {
+    /// dP to dS in place; adds dS to dbias unless that is empty. `balance` takes off what rounding leaves of a row's sum, which is zero
+    /// in truth: the gradient of a trained scale is a sum of dS over everything, most of which cancels.
+    fn score_gradient<T: Real>(p: &[T], dp: &mut [T], n: usize, width: usize, balance: bool, dbias: &mut [T]) {
         for (i, (p, dp)) in p.chunks_exact(width).zip(dp.chunks_exact_mut(width)).enumerate() {
             let mean = dot::<S, T>(p, dp);
             for (d, p) in dp.iter_mut().zip(p) {
                 *d = *p * (*d - mean);
+            }
+            if balance {
+                let rest = sum(dp);
+                for (d, p) in dp.iter_mut().zip(p) {
+                    *d -= *p * rest;
+                }
             }
             if !dbias.is_empty() {
                 add_row(&mut dbias[i * n..(i + 1) * n], &dp[..n]);
@@ -69,24 +81,26 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// Rows of `width` places, whole tiles, to unit length; writes what they were multiplied by.
+    /// Rows of `width` places, whole tiles, to unit length; writes what they were multiplied by (divided, in truth: that is exact to the
+    /// last bit, which a large scale of the scores would magnify).
     fn unit<T: Real>(x: &mut [T], width: usize, inverse: &mut [T]) {
         for (row, inverse) in x.chunks_exact_mut(width).zip(inverse) {
-            *inverse = T::ONE / dot::<S, T>(row, row).sqrt().maximum(T::of(SHORTEST));
+            let length = dot::<S, T>(row, row).sqrt().maximum(T::of(SHORTEST));
+            *inverse = T::ONE / length;
             for x in row.iter_mut() {
-                *x *= *inverse;
+                *x = *x / length;
             }
         }
     }
 }
 
 simd_fn! {
-    /// dx of rows that [`unit`] normalised, from their gradients in place; returns Σ x̂ · dx̂.
-    fn unit_gradient<T: Real>(unit: &[T], dx: &mut [T], width: usize, inverse: &[T]) -> T {
-        let mut all = T::ZERO;
+    /// dx of rows that [`unit`] normalised, from their gradients in place; returns Σ x̂ · dx̂, whose terms cancel.
+    fn unit_gradient<T: Real>(unit: &[T], dx: &mut [T], width: usize, inverse: &[T]) -> f64 {
+        let mut all = 0.0;
         for ((x, dx), inverse) in unit.chunks_exact(width).zip(dx.chunks_exact_mut(width)).zip(inverse) {
             let along = dot::<S, T>(x, dx);
-            all += along;
+            all += along.f64();
             // A vector without direction was divided by a constant.
             let radial = if *inverse < T::of(1.0 / SHORTEST) { along } else { T::ZERO };
             for (dx, x) in dx.iter_mut().zip(x) {
@@ -409,7 +423,7 @@ impl Attention {
         product(T::ONE, Left { data: dy, stride: padded_d, transposed: false }, vt, padded_n, (n, d), ds);
         let (nn, _) = self.slot();
         let (dbias, dscale) = sums.split_at_mut(nn.min(sums.len()));
-        score_gradient(p, ds, n, padded_n, dbias);
+        score_gradient(p, ds, n, padded_n, cosine, dbias);
         let (out, by_row, by_column) =
             (spare, |data| Left { data, stride: padded_n, transposed: false }, |data| Left { data, stride: padded_n, transposed: true });
         // SAFETY: every (image, window, head) belongs to one task, which writes the 3 x D columns of that head in that window's tokens.
@@ -417,7 +431,9 @@ impl Attention {
         product(scale, by_row(ds), k, padded_d, (n, n), out);
         if cosine {
             let dt = unit_gradient(q, out, padded_d, &inverse[..n]);
-            dscale.iter_mut().for_each(|sum| *sum += if scale_trained { dt } else { T::ZERO });
+            if let ([sum, lost], true) = (dscale, scale_trained) {
+                add_exactly(sum, lost, T::of(dt));
+            }
         }
         write(0, out);
         product(scale, by_column(ds), q, padded_d, (n, n), out);
@@ -428,6 +444,13 @@ impl Attention {
         product(T::ONE, by_column(p), dy, padded_d, (n, n), out);
         write(2, out);
     }
+}
+
+/// sum += x; what rounding loses is added up apart (Neumaier).
+fn add_exactly<T: Real>(sum: &mut T, lost: &mut T, x: T) {
+    let total = *sum + x;
+    *lost += if sum.abs() >= x.abs() { (*sum - total) + x } else { (x - total) + *sum };
+    *sum = total;
 }
 
 /// Queries and keys to unit length; what they were multiplied by, one after the other.
