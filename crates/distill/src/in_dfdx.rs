@@ -25,6 +25,7 @@
 //! #     img_size: (8, 8), patch_size: 4, in_chans: 3, embed_dim: 8, depth: 1, num_heads: 2, mlp_ratio: 2.0,
 //! #     position: Position::SharedRelative, qkv_bias: QkvBias::Qv, layer_scale: Some(0.1), cls_token: true,
 //! #     activation: Activation::Gelu, ln_eps: 1e-6, head: Head::Features, num_classes: 0, drop_path_rate: 0.0,
+//! #     ..VitConfig::default()
 //! # };
 //! // The student, described once.
 //! let mut layout = Layout::builder();
@@ -38,7 +39,7 @@
 //! let plan = p.finish()?;
 //!
 //! # let mut params = Params::new(&layout, DType::F32);
-//! # initialise(&mut params, "encoder.", &config, Init::Official, 0);
+//! # initialise(&mut params, "encoder.", &config.clone().into(), Init::Official, 0);
 //! # let (mut arena, mut grads) = (Arena::new(&plan, DType::F32), Grads::new(&layout, DType::F32));
 //! # let mut adamw = AdamW::new(&layout, DType::F32, (0.9, 0.999), 1e-8);
 //! # let schedule = Cosine { base_lr: 0.01, warmup_lr: 0.01, min_lr: 0.0, steps: 100, warmup_steps: 0 };

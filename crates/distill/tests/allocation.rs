@@ -10,7 +10,7 @@ use fd_distill::Objective;
 use fd_distill::distillation::{Distillation, Engine, Projector};
 use fd_distill::groups::Rates;
 use fd_distill::schedule::Cosine;
-use fd_model::{Activation, Head, Init, Position, QkvBias, VitConfig, initialise};
+use fd_model::{Activation, Head, Init, ModelConfig, Position, QkvBias, VitConfig, initialise};
 
 struct Counting;
 static ON: AtomicBool = AtomicBool::new(false);
@@ -51,6 +51,7 @@ fn vit(student: bool) -> VitConfig {
         head: Head::Features,
         num_classes: 0,
         drop_path_rate: if student { 0.1 } else { 0.0 },
+        ..VitConfig::default()
     }
 }
 
@@ -64,10 +65,10 @@ fn resident_kb() -> u64 {
 fn a_training_step_allocates_nothing_and_memory_stays_flat() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
     pool.install(|| {
-        let (student, teacher) = (vit(true), vit(false));
+        let (student, teacher): (ModelConfig, ModelConfig) = (vit(true).into(), vit(false).into());
         let fd = Distillation::new(&student, &teacher, Projector::Linear {}, Objective::PAPER).expect("a pair");
         let step = fd.plan(8, Engine::Fused).expect("a plan");
-        let (mut trained, mut frozen) = (Params::new(&fd.trained, DType::F32), Params::new(&fd.frozen, DType::F32));
+        let (mut trained, mut frozen) = (Params::new(&fd.trained, DType::F32), Params::new(&fd.frozen[0], DType::F32));
         initialise(&mut trained, "", &student, Init::Xavier, 0);
         initialise(&mut frozen, "", &teacher, Init::Xavier, 1);
         let (mut grads, mut arena) = (Grads::new(&fd.trained, DType::F32), Arena::new(&step.plan, DType::F32));

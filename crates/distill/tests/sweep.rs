@@ -8,7 +8,7 @@ use fd_distill::config::Source;
 use fd_distill::distillation::Distillation;
 use fd_distill::sweep::{Point, SweepConfig, SweepResult, Verdict, expand};
 use fd_distill::table::{Cell, Column, TableConfig};
-use fd_model::{Head, VitConfig};
+use fd_model::ModelConfig;
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../experiments/sweeps");
 const BASE: Source = Source::Embedded { name: "experiments/tables/main.toml", text: include_str!("../../../experiments/tables/main.toml") };
@@ -196,9 +196,9 @@ fn shipped_sweeps_can_be_run() {
 
 fn buildable(table: &TableConfig) -> Result<(), fd_distill::Error> {
     table.check(6000, 10)?;
-    table.distil.views.augment(table.student.img_size, &table.data.normalise)?;
-    let head = |model: &VitConfig| match table.distil.objective.target {
-        Target::Logits => VitConfig { head: Head::Cls, num_classes: 10, ..model.clone() },
+    table.distil.views.augment(table.student.img_size(), &table.data.normalise)?;
+    let head = |model: &ModelConfig| match table.distil.objective.target {
+        Target::Logits => model.clone().classifier(10),
         _ => model.clone(),
     };
     let (student, teacher) = (head(&table.student), head(&table.teachers[0].model));

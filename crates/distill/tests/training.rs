@@ -16,7 +16,7 @@ use fd_distill::stage_log::Metrics;
 use fd_distill::table::{Builder, Context, Job, TableConfig, TablePlan, TableWork};
 use fd_distill::train::{Keep, Stage, StepReport, Watch};
 use fd_distill::{Error, FeatureDistance, Normalisation, Objective, Target};
-use fd_model::{Checkpoint, Init};
+use fd_model::{Checkpoint, Init, ModelConfig, VitConfig};
 
 struct Scratch(PathBuf);
 
@@ -261,6 +261,13 @@ fn an_interrupted_stage_goes_on_to_the_same_bits() {
     }
 }
 
+fn vit(model: &mut ModelConfig) -> &mut VitConfig {
+    match model {
+        ModelConfig::Vit(config) => config,
+        ModelConfig::Swin(_) => panic!("a table of plain ViTs"),
+    }
+}
+
 #[test]
 fn impossible_configurations_are_refused_by_key() {
     let refused = |change: &dyn Fn(&mut TableConfig)| {
@@ -294,13 +301,15 @@ fn impossible_configurations_are_refused_by_key() {
     assert!(refused(&|c| c.columns.push("knm".into())).contains("no measure `knm`"));
     assert!(refused(&|c| c.columns.clear()).contains("columns"));
     assert!(refused(&|c| c.teachers[1].name = "DINO".into()).contains("twice"));
-    assert!(refused(&|c| c.teachers[0].model.depth = 1_000_000_000).contains("`depth`"));
-    assert!(refused(&|c| c.teachers[0].model.mlp_ratio = 1e300).contains("`mlp_ratio`"));
-    assert!(refused(&|c| c.student.img_size = (700_000, 700_000)).contains("`img_size`"));
-    assert!(refused(&|c| (c.student.embed_dim, c.student.depth) = (16_384, 256)).contains("memory"));
-    assert!(refused(&|c| c.student.num_heads = 5).contains("num_heads"));
-    assert!(refused(&|c| c.student.patch_size = 4).contains("tokens"));
-    assert!(refused(&|c| c.teachers[0].model.in_chans = 3).contains("in_chans"));
+    assert!(refused(&|c| vit(&mut c.teachers[0].model).depth = 1_000_000_000).contains("`depth`"));
+    assert!(refused(&|c| vit(&mut c.teachers[0].model).mlp_ratio = 1e300).contains("`mlp_ratio`"));
+    assert!(refused(&|c| vit(&mut c.student).img_size = (700_000, 700_000)).contains("`img_size`"));
+    assert!(
+        refused(&|c| *vit(&mut c.student) = VitConfig { embed_dim: 16_384, depth: 256, ..vit(&mut c.student).clone() }).contains("memory")
+    );
+    assert!(refused(&|c| vit(&mut c.student).num_heads = 5).contains("num_heads"));
+    assert!(refused(&|c| vit(&mut c.student).cls_token = false).contains("CLS token"));
+    assert!(refused(&|c| vit(&mut c.teachers[0].model).in_chans = 3).contains("in_chans"));
     assert!(refused(&|c| c.seeds.clear()).contains("seeds"));
     assert!(refused(&|c| c.seeds = vec![2, 2]).contains("seeds: 2 stands there twice"));
     assert!(refused(&|c| c.distil.recipe.epochs = usize::MAX).contains("distil.recipe.epochs"));
@@ -321,7 +330,7 @@ fn impossible_configurations_are_refused_by_key() {
     assert!(with_dino(&|d| d.crops[1].size = (7_000_000, 7_000_000)).contains("`img_size`"));
     assert!(refused(&|c| c.data.normalise.std.push(1.0)).contains("std"));
     assert!(refused(&|c| c.data.train_per_class = 601).contains("601"));
-    assert!(refused(&|c| (c.student.embed_dim, c.distil.projector) = (32, Projector::None {})).contains("projector"));
+    assert!(refused(&|c| (vit(&mut c.student).embed_dim, c.distil.projector) = (32, Projector::None {})).contains("projector"));
     let logits = Objective {
         target: Target::Logits,
         normalisation: Normalisation::None,

@@ -102,12 +102,12 @@ mod tests {
     use crate::{Model, Position, QkvBias, SwinConfig, VitConfig};
     use fd_compute::{DType, Layout};
 
-    fn started(config: &ModelConfig) -> impl Fn(&str) -> Vec<f64> {
+    fn started(config: ModelConfig) -> impl Fn(&str) -> Vec<f64> {
         let mut layout = Layout::builder();
-        Model::declare(config, &mut layout, "").unwrap();
+        Model::declare(&config, &mut layout, "").unwrap();
         let layout = layout.finish();
         let mut params = Params::new(&layout, DType::F32);
-        initialise(&mut params, "", config, Init::Official, 3);
+        initialise(&mut params, "", &config, Init::Official, 3);
         move |name: &str| params.to_f64(layout.find(name).unwrap())
     }
 
@@ -128,7 +128,7 @@ mod tests {
             layer_scale: Some(0.1),
             ..VitConfig::default()
         };
-        let of = started(&config.into());
+        let of = started(config.into());
         // A standard normal cut at ±1 has standard deviation 0.5396.
         let qkv = of("blocks.2.attn.qkv.weight");
         assert!((std(&qkv) / 0.02 - 0.5396).abs() < 0.01 && qkv.iter().all(|x| x.abs() <= 0.02));
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn official_statistics_of_swins() {
         let small = |base: SwinConfig| SwinConfig { img_size: (32, 32), embed_dim: 64, depths: vec![2, 2], num_heads: vec![2, 4], ..base };
-        let of = started(&small(SwinConfig::version_2()).into());
+        let of = started(small(SwinConfig::version_2()).into());
         let qkv = of("layers.0.blocks.1.attn.qkv.weight");
         assert!((std(&qkv) / 0.02 - 1.0).abs() < 0.02 && qkv.iter().any(|x| x.abs() > 0.05));
         // The fourth block of all.
@@ -149,7 +149,7 @@ mod tests {
         assert!(of("layers.0.blocks.0.norm1.weight").iter().all(|w| (w - 1e-5).abs() < 1e-11));
         assert!(of("layers.0.downsample.norm.weight").iter().chain(&of("norm.weight")).all(|w| *w == 1.0));
         assert!(of("layers.0.blocks.0.attn.logit_scale").iter().all(|t| (t - 10f64.ln()).abs() < 1e-6));
-        let of = started(&small(SwinConfig::default()).into());
+        let of = started(small(SwinConfig::default()).into());
         assert!((std(&of("layers.1.blocks.1.mlp.fc2.weight")) / 0.02 - 1.0).abs() < 0.02);
         assert!((std(&of("layers.0.blocks.0.attn.relative_position_bias_table")) / 0.02 - 1.0).abs() < 0.2);
         assert!(of("layers.0.blocks.0.norm1.weight").iter().all(|w| *w == 1.0));

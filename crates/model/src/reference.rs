@@ -29,6 +29,7 @@
 //!     img_size: (8, 12), patch_size: 4, in_chans: 1, embed_dim: 6, depth: 1, num_heads: 2, mlp_ratio: 2.0,
 //!     position: Position::SharedRelative, qkv_bias: QkvBias::Qv, layer_scale: Some(0.1), cls_token: true,
 //!     activation: Activation::Gelu, ln_eps: 1e-6, head: Head::Features, num_classes: 0, drop_path_rate: 0.0,
+//!     ..VitConfig::default()
 //! };
 //! let weights: BTreeMap<_, _> = shapes(&config).into_iter()
 //!     .map(|(name, shape)| { let n = shape.iter().product(); (name, (shape, vec![0.5; n])) }).collect();

@@ -24,6 +24,7 @@ fn config(position: Position) -> VitConfig {
         head: Head::Features,
         num_classes: 0,
         drop_path_rate: 0.0,
+        ..VitConfig::default()
     }
 }
 
@@ -31,7 +32,7 @@ fn params(config: &VitConfig, seed: u64) -> Params {
     let mut layout = Layout::builder();
     Vit::declare(config, &mut layout, "encoder.").expect("a valid model");
     let mut params = Params::new(&layout.finish(), DType::F32);
-    initialise(&mut params, "encoder.", config, Init::Official, seed);
+    initialise(&mut params, "encoder.", &config.clone().into(), Init::Official, seed);
     params
 }
 

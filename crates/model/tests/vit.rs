@@ -24,6 +24,7 @@ fn config(position: Position, qkv_bias: QkvBias, head: Head, cls_token: bool) ->
         head,
         num_classes: if head == Head::Features { 0 } else { 5 },
         drop_path_rate: 0.0,
+        ..VitConfig::default()
     }
 }
 
@@ -179,7 +180,7 @@ fn absolute_positions_serve_another_image_size() {
     let vit = Vit::declare(&config, &mut layout, "").expect("a valid model");
     let layout = layout.finish();
     let mut params = Params::new(&layout, DType::F64);
-    initialise(&mut params, "", &config, Init::Xavier, 1);
+    initialise(&mut params, "", &config.clone().into(), Init::Xavier, 1);
     let mut p = Planner::new();
     p.train(&layout);
     let images = p.input([1, 2, 12, 6]);

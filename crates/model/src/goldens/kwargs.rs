@@ -312,18 +312,20 @@ impl GoldenModel {
         let mut left: BTreeMap<&String, &(Vec<usize>, _)> = tensors.iter().filter(|(name, _)| name.starts_with(prefix)).collect();
         for p in layout.iter() {
             let (name, transposed) = self.foreign(case, layout.name(p))?;
-            let Some((found, _)) = left.remove(&name) else {
-                return Err(ModelError::Missing { file: case.into(), tensor: name });
+            let found = left.remove(&name);
+            let tensor = name.strip_prefix(&self.prefix).unwrap_or(&name).to_owned();
+            let Some((found, _)) = found else {
+                return Err(ModelError::Missing { file: case.into(), tensor });
             };
             let expected = layout.shape(p);
             if !same_but_for_ones(found, expected, transposed) {
                 let (expected, found) = (expected.to_vec(), found.clone());
-                return Err(ModelError::Shape { file: case.into(), tensor: name, expected, found });
+                return Err(ModelError::Shape { file: case.into(), tensor, expected, found });
             }
         }
         // CLIP's text half lies beside the visual one.
-        match left.keys().find(|name| name.starts_with(&self.prefix)) {
-            Some(name) => Err(ModelError::Unexpected { file: case.into(), tensor: (*name).clone() }),
+        match left.keys().find_map(|name| name.strip_prefix(&self.prefix)) {
+            Some(name) => Err(ModelError::Unexpected { file: case.into(), tensor: name.to_owned() }),
             None => Ok(()),
         }
     }
