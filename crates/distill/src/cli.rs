@@ -138,6 +138,9 @@ pub struct TableArgs {
     /// A teacher of your own (safetensors with official names, of the shape that the first teacher's `model` says) as the only one
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
+    /// Interpolate that teacher's positions to the model's grid and windows, if they are for others
+    #[arg(long, requires = "teacher")]
+    pub interpolate: bool,
     /// Train the teachers, too, where the binary has them; exit code 1 when other ones come out
     #[arg(long)]
     pub pretrain: bool,
@@ -160,7 +163,7 @@ impl TableArgs {
     pub fn options(&self, device: Device) -> TableOptions {
         let config = self.config.clone().map_or_else(|| self.preset.source(), Source::File);
         let (teacher, ship) = (self.teacher.clone(), self.ship.clone());
-        TableOptions { config, run: self.run.options(device), teacher, pretrain: self.pretrain, ship }
+        TableOptions { config, run: self.run.options(device), teacher, interpolate: self.interpolate, pretrain: self.pretrain, ship }
     }
 }
 

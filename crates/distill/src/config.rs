@@ -111,7 +111,12 @@ pub(crate) fn line_of(text: &str, e: &toml::de::Error) -> String {
 fn with_key(e: &toml::de::Error) -> String {
     let shown = e.to_string();
     let key = shown.lines().find_map(|l| l.strip_prefix("in `")?.strip_suffix('`'));
-    key.map_or(e.message().to_string(), |key| format!("key `{key}`: {}", e.message()))
+    let Some(key) = key else { return e.message().to_string() };
+    // A model's table says itself which of its keys it is.
+    match e.message().strip_prefix("key `").and_then(|m| m.split_once("`: ")) {
+        Some((inner, why)) => format!("key `{key}.{inner}`: {why}"),
+        None => format!("key `{key}`: {}", e.message()),
+    }
 }
 
 pub(crate) fn one_line(text: &str) -> String {

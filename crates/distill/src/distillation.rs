@@ -42,7 +42,7 @@ enum Layers {
 }
 
 /// A teacher and what is learnt from it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Lesson {
     /// The teacher.
     pub teacher: ModelConfig,

@@ -191,9 +191,12 @@ mod tests {
         let dir = scratch("lines").join("made");
         assert_eq!(Metrics::read(&dir).unwrap(), []);
         let mut log = StageLog::open(&dir, 0).unwrap();
-        assert_eq!(text(&dir), "step,epoch,loss,lr,grad_norm,images_per_second,entropy,target_entropy,kl,spread,skipped\n");
+        assert_eq!(
+            text(&dir),
+            "step,epoch,loss,lr,grad_norm,images_per_second,entropy,target_entropy,kl,spread,skipped,loss_1,loss_2,loss_3,loss_4\n"
+        );
         log.row(&row(4)).unwrap();
-        assert_eq!(text(&dir).lines().nth(1), Some("4,0.5,0.25,0.00001,,,,,,,0"));
+        assert_eq!(text(&dir).lines().nth(1), Some("4,0.5,0.25,0.00001,,,,,,,0,,,,"));
         let full = Metrics { loss: Some(f64::INFINITY), grad_norm: Some(-0.1), images_per_second: Some(2.5), ..row(60) };
         let full = Metrics { entropy: Some(1e-300), kl: Some(1.0 / 3.0), spread: Some(17.0), ..full };
         log.row(&full).unwrap();

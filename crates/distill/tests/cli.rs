@@ -73,7 +73,7 @@ fn words_it_does_not_know() {
     s.refused(&["sweep"], &["<FILE>"]);
     s.refused(&["parity"], &["<DIR>"]);
     s.refused(&["bench"], &["subcommand"]);
-    s.refused(&["bench", "fd-step", "--preset", "giant"], &["giant", "mini, tiny, vitb or vitl"]);
+    s.refused(&["bench", "fd-step", "--preset", "giant"], &["giant", "mini, tiny, vitb, vitl, swint"]);
     s.refused(&["bench", "fd-step", "--preset", "mini", "--batch", "0"], &["1 to 4096"]);
 }
 

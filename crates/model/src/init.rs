@@ -37,7 +37,7 @@ fn initial_values(shape: &[usize], name: &str, config: &ModelConfig, init: Init,
     }
     match (init, name) {
         (Init::Xavier, "pos_embed" | "absolute_pos_embed") => {
-            let (grid, c) = (first_map(config), shape[shape.len() - 1]);
+            let (grid, c) = (config.patches(), shape[shape.len() - 1]);
             let lead = n - grid.0 * grid.1 * c;
             let table = sin_cos(grid, c);
             std::iter::repeat_n(0.0, lead).chain(table.into_iter().map(|v| 0.5 * v)).collect()
@@ -71,14 +71,6 @@ fn fixed(shape: &[usize], name: &str, config: &ModelConfig) -> Option<f64> {
 
 fn ends_branch(name: &str) -> bool {
     name.ends_with("norm1.weight") || name.ends_with("norm2.weight")
-}
-
-/// The map that absolute positions belong to.
-fn first_map(config: &ModelConfig) -> (usize, usize) {
-    match config {
-        ModelConfig::Vit(c) => c.grid(),
-        ModelConfig::Swin(c) => c.patches(),
-    }
 }
 
 /// The block whose residual branch this weight closes, where the official code scales it down; a Swin counts over its stages.
@@ -140,7 +132,14 @@ mod tests {
 
     #[test]
     fn official_statistics_of_swins() {
-        let small = |base: SwinConfig| SwinConfig { img_size: (32, 32), embed_dim: 64, depths: vec![2, 2], num_heads: vec![2, 4], ..base };
+        let small = |base: SwinConfig| SwinConfig {
+            img_size: (32, 32),
+            embed_dim: 64,
+            depths: vec![2, 2],
+            num_heads: vec![2, 4],
+            window_size: 4,
+            ..base
+        };
         let of = started(small(SwinConfig::version_2()).into());
         let qkv = of("layers.0.blocks.1.attn.qkv.weight");
         assert!((std(&qkv) / 0.02 - 1.0).abs() < 0.02 && qkv.iter().any(|x| x.abs() > 0.05));

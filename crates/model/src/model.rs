@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fd_compute::{Act, LayoutBuilder, Planner};
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -76,6 +76,14 @@ impl ModelConfig {
         match self {
             ModelConfig::Vit(c) => c.grid(),
             ModelConfig::Swin(c) => c.map_of(c.out_stage() - 1),
+        }
+    }
+
+    /// Rows and columns of the patches that the image is cut into.
+    pub fn patches(&self) -> (usize, usize) {
+        match self {
+            ModelConfig::Vit(c) => c.grid(),
+            ModelConfig::Swin(c) => c.patches(),
         }
     }
 
@@ -227,19 +235,32 @@ fn from_table(mut given: Map<String, Value>) -> Result<ModelConfig, String> {
                 _ => Map::new(),
             }
         }
-        Some(other) => return Err(format!("preset: {other} is not a name")),
+        Some(other) => return Err(format!("key `preset`: {other} is not a name")),
     };
     table.extend(given);
-    match table.remove("kind") {
-        None => VitConfig::deserialize(Value::Object(table)).map(ModelConfig::Vit).map_err(|e| e.to_string()),
-        Some(Value::String(kind)) if kind == "vit" => {
-            VitConfig::deserialize(Value::Object(table)).map(ModelConfig::Vit).map_err(|e| e.to_string())
-        }
-        Some(Value::String(kind)) if kind == "swin" => {
-            SwinConfig::deserialize(Value::Object(table)).map(ModelConfig::Swin).map_err(|e| e.to_string())
-        }
-        Some(other) => Err(format!("kind: {other} is neither \"vit\" nor \"swin\"")),
+    match table.remove("kind").as_ref().map_or(Some("vit"), Value::as_str) {
+        Some("vit") => read::<VitConfig>(table).map(ModelConfig::Vit),
+        Some("swin") => read::<SwinConfig>(table).map(ModelConfig::Swin),
+        _ => Err("key `kind`: neither \"vit\" nor \"swin\"".into()),
     }
+}
+
+/// A description from its table. What was wrong is told with the key, which the table's own reader no longer knows here: it is the one
+/// whose value, put back to a default, makes the trouble go away.
+fn read<T: DeserializeOwned + Serialize + Default>(table: Map<String, Value>) -> Result<T, String> {
+    let parse = |table: &Map<String, Value>| T::deserialize(Value::Object(table.clone()));
+    let wrong = match parse(&table) {
+        Ok(config) => return Ok(config),
+        Err(e) => e.to_string(),
+    };
+    let Ok(Value::Object(defaults)) = serde_json::to_value(T::default()) else { return Err(wrong) };
+    let mends = |(key, value): (&String, &Value)| {
+        let mut other = table.clone();
+        other.insert(key.clone(), value.clone());
+        table.contains_key(key) && parse(&other).map_or_else(|e| e.to_string() != wrong, |_| true)
+    };
+    let culprit = defaults.iter().find(|pair| mends(*pair)).map(|(key, _)| key);
+    Err(culprit.map_or_else(|| wrong.clone(), |key| format!("key `{key}`: {wrong}")))
 }
 
 /// An encoder's parameters, ready to be put into any number of plans.
@@ -310,7 +331,9 @@ mod tests {
             (r#"{"preset": "vit-smal"}"#, "vit-small"),
             (r#"{"preset": "vit-small", "depths": [2]}"#, "depths"),
             (r#"{"preset": "swin-t", "depth": 2}"#, "depth"),
-            (r#"{"kind": "resnet"}"#, "resnet"),
+            (r#"{"kind": "resnet"}"#, "`kind`"),
+            (r#"{"preset": "swin-t", "window_size": "large"}"#, "key `window_size`: invalid type"),
+            (r#"{"preset": "vit-base", "position": 7}"#, "key `position`"),
             (r#"{"preset": 3}"#, "preset"),
         ] {
             let said = read(wrong).unwrap_err().to_string();

@@ -24,6 +24,8 @@ pub struct TableOptions {
     pub run: RunOptions,
     /// A teacher's weights in place of the configuration's teachers.
     pub teacher: Option<PathBuf>,
+    /// Interpolate its positions to the model's grid and windows.
+    pub interpolate: bool,
     /// Train teachers even where the binary has them.
     pub pretrain: bool,
     /// Write the teachers and their manifest into this folder.
@@ -43,8 +45,10 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
         config.teachers.truncate(1);
         for teacher in &mut config.teachers {
             (teacher.name, teacher.weights) = ("given teacher".into(), Some(path.clone()));
+            teacher.interpolate |= options.interpolate;
         }
         config.paper.clear();
+        config.ensembles.clear();
         resolved = toml::Table::try_from(&config).context("the resolved configuration")?;
     }
     let (name, seeds) = (config.name.clone(), config.seeds.clone());

@@ -2,6 +2,7 @@
 
 use fd_compute::{Arena, Cx, DType, Device, Grads, Params, Planner, StepKey};
 use fd_model::goldens::Part;
+use fd_model::names::Naming;
 use fd_model::{ModelConfig, Taps};
 use serde::de::IgnoredAny;
 
@@ -48,6 +49,10 @@ impl Pair {
     /// Reads both models; `loss` and `ln_tgt_eps` as the JSON has them, or else the paper's.
     pub fn read(checks: &mut Checks, class: TeacherClass, loss: Option<&str>, ln_tgt_eps: Option<f64>) -> Result<Self, Stop> {
         let (student, teacher) = (checks.golden().config(Part::Student)?, checks.golden().config(Part::Teacher)?);
+        if (class == TeacherClass::Clip) != (teacher.naming == Naming::Clip) {
+            let class = &checks.golden().json["cls"];
+            return Err(Stop::Unknown(format!("`cls` is {class}, but the teacher's arguments are of another class")));
+        }
         no_drop_path(&student.config)?;
         no_drop_path(&teacher.config)?;
         if let Some(eps) = ln_tgt_eps.filter(|&eps| eps != WHITEN_EPS) {

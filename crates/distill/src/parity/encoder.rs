@@ -1,8 +1,9 @@
 //! One encoder: everything between the images and its tokens or logits, the losses, every gradient.
 
 use fd_compute::{Arena, Cx, DType, Device, Grads, Layout, Params, Planner, Pooling, StepKey};
+use fd_model::goldens::GoldenModel;
 use fd_model::goldens::Part;
-use fd_model::{Model, ModelConfig, QkvBias, SwinAttention, SwinConfig, Taps, VitConfig};
+use fd_model::{Coordinates, Model, ModelConfig, QkvBias, SwinAttention, SwinConfig, SwinPosition, Taps, VitConfig, names};
 use serde::de::IgnoredAny;
 
 use super::Stop;
@@ -82,8 +83,13 @@ impl Options {
         if let Some(kind) = self.attn_type.as_deref().filter(|kind| (*kind == "cosine_mh") != cosine) {
             return Err(Stop::Unknown(format!("`attn_type` is {kind:?}, the arguments say otherwise")));
         }
-        if let Some(kind) = self.relative_coords_table_type.as_deref().filter(|kind| !kind.starts_with("norm8_log")) {
-            return Err(Stop::Unknown(format!("`relative_coords_table_type` is {kind:?}")));
+        let coordinates = match (c.position, c.coordinates) {
+            (SwinPosition::Table, _) => "none",
+            (SwinPosition::Mlp, Coordinates::Linear) => "linear",
+            (SwinPosition::Mlp, Coordinates::Norm8Log) => "norm8_log",
+        };
+        if let Some(kind) = self.relative_coords_table_type.as_deref().filter(|kind| !kind.starts_with(coordinates)) {
+            return Err(Stop::Unknown(format!("`relative_coords_table_type` is {kind:?}, the arguments say {coordinates:?}")));
         }
         Ok(())
     }
@@ -114,7 +120,7 @@ pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
     let images = checks.input::<4>("in.image")?;
     checks.compare_buffers("buf.", config)?;
     compare_features(checks, &model, &params, images)?;
-    wanted.map_or(Ok(()), |wanted| compare_training(checks, &model, &params, &wanted, images))
+    wanted.map_or(Ok(()), |wanted| compare_training(checks, (&model, &golden), &params, &wanted, images))
 }
 
 /// Forward alone, every value tapped.
@@ -157,7 +163,7 @@ fn compare_features(checks: &mut Checks, model: &Model, params: &Params, (shape,
 /// The plan that trains: loss and gradients.
 fn compare_training(
     checks: &mut Checks,
-    model: &Model,
+    (model, golden): (&Model, &GoldenModel),
     params: &Params,
     wanted: &Wanted,
     (shape, pixels): ([usize; 4], &[f64]),
@@ -185,18 +191,29 @@ fn compare_training(
     }
     let mut grads = Grads::new(params.layout(), DType::F32);
     plan.backward(&mut cx, &mut grads)?;
-    compare_gradients(checks, &grads)
-}
-
-/// `g.*` of every parameter; a key bias has none in theory.
-pub(super) fn compare_gradients(checks: &mut Checks, grads: &Grads) -> Result<(), Stop> {
-    let layout = grads.layout();
-    for p in layout.iter() {
-        let name = format!("g.{}", layout.name(p));
-        match name.ends_with(".k_bias") {
-            true => checks.compare_zero(&name, layout.shape(p), &grads.to_f64(p))?,
-            false => checks.compare(&name, layout.shape(p), &grads.to_f64(p))?,
+    for p in grads.layout().iter() {
+        let (name, transposed) = golden.foreign(&checks.golden().case, grads.layout().name(p))?;
+        let (shape, mut values) = (grads.layout().shape(p), grads.to_f64(p));
+        if transposed {
+            values = names::transpose(&values, shape[0], shape[1]);
         }
+        // A gradient has the shape of its weight, which is not always ours.
+        let shape = checks.golden().tensors.get(&name).map_or(shape, |(shape, _)| shape);
+        compare_gradient(checks, &name.replacen(&golden.prefix, "g.", 1), shape, &values)?;
     }
     Ok(())
+}
+
+/// `g.*` of every parameter.
+pub(super) fn compare_gradients(checks: &mut Checks, grads: &Grads) -> Result<(), Stop> {
+    let layout = grads.layout();
+    layout.iter().try_for_each(|p| compare_gradient(checks, &format!("g.{}", layout.name(p)), layout.shape(p), &grads.to_f64(p)))
+}
+
+/// One gradient; a key bias has none in theory.
+fn compare_gradient(checks: &mut Checks, name: &str, shape: &[usize], found: &[f64]) -> Result<(), Stop> {
+    match name.ends_with(".k_bias") {
+        true => checks.compare_zero(name, shape, found),
+        false => checks.compare(name, shape, found),
+    }
 }

@@ -7,6 +7,7 @@ use fd_model::ModelConfig;
 
 use super::config::{KNN, PROBE_AVG, PROBE_CLS, Teacher};
 use super::context::{Context, Encoder, fits_memory, loaded};
+use super::lessons::Ensemble;
 use super::result::{Cell, Column, Kind, PaperFigure, Row, TableResult};
 use super::work::{Cost, Job, PREDICTIONS, TableWork};
 use crate::graph::{Graph, NodeId, Spec, Store};
@@ -93,6 +94,10 @@ impl<'a> Builder<'a> {
             }
             plan.rows.push(self.row(context, &subject(" + FD", Kind::After, &c.student), &students)?);
         }
+        for ensemble in &c.ensembles {
+            let row = self.ensemble(context, ensemble, &mut plan)?;
+            plan.rows.push(row);
+        }
         self.controls(context, &mut plan)?;
         Ok(plan)
     }
@@ -116,8 +121,24 @@ impl<'a> Builder<'a> {
     }
 
     fn student(&mut self, context: &Arc<Context>, teacher: &Teacher, weights: NodeId, seed: u64) -> Result<NodeId, Error> {
-        let job = Job::Distil { teacher: teacher.model.clone() };
+        let job = Job::Distil { lessons: vec![context.config.lesson(teacher)] };
         self.add(context, job, seed, &[weights], &format!("distil {}", teacher.name))
+    }
+
+    /// The students of several teachers together.
+    fn ensemble(&mut self, context: &Arc<Context>, ensemble: &Ensemble, plan: &mut TablePlan) -> Result<PlannedRow, Error> {
+        let c = &context.config;
+        let (members, lessons): (Vec<usize>, Vec<_>) = c.lessons(ensemble).into_iter().unzip();
+        let weights: Vec<NodeId> = members.iter().map(|&i| plan.teachers[i].1).collect();
+        let mut students = vec![];
+        for &seed in &c.seeds {
+            let job = Job::Distil { lessons: lessons.clone() };
+            let student = self.add(context, job, seed, &weights, &format!("distil {}", ensemble.name))?;
+            plan.encoders.push((format!("{}-student-seed{seed}.safetensors", slug(&ensemble.name)), student));
+            students.push(student);
+        }
+        let name = format!("{} + FD", ensemble.name);
+        self.row(context, &Subject { name, kind: Kind::After, teacher: None, model: &c.student, from_scratch: false }, &students)
     }
 
     fn controls(&mut self, context: &Arc<Context>, plan: &mut TablePlan) -> Result<(), Error> {
@@ -151,12 +172,15 @@ impl<'a> Builder<'a> {
         let (model, title) = (teacher.model.clone(), format!("pretrain {}", teacher.name));
         if let Some(path) = &teacher.weights {
             let bytes = std::fs::read(path).map_err(|e| Error::File { path: path.clone(), why: format!("cannot be read: {e}") })?;
-            let weights = fd_model::Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
+            let mut weights = fd_model::Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
+            let resized = if teacher.interpolate { weights.resize_positions(&model, None)? } else { vec![] };
+            resized.iter().for_each(|r| tracing::warn!("{}: {r}", path.display()));
+            let bytes = if resized.is_empty() { bytes } else { weights.to_bytes()? };
             let given = Encoder { config: model.clone(), weights };
             if context.config.distil.objective.target == Target::Logits {
                 loaded(&model.clone().classifier(context.classes), &given.weights)?;
             }
-            loaded(&model, &given.bare())?;
+            loaded(&model, &given.bare()).map_err(|e| hint(e, teacher.interpolate))?;
             return self.add(context, Job::Given { model, bytes: bytes.into() }, teacher.seed, &[], &format!("given {}", teacher.name));
         }
         let job = Job::Pretrain { model: model.clone(), how: Box::new(teacher.pretrain.clone()), on: false };
@@ -266,6 +290,14 @@ impl TablePlan {
                 }
             }
         }
+        for ensemble in &c.ensembles {
+            let row = |name: &str| self.rows.iter().position(|r| r.name == format!("{name} + FD"));
+            for member in &ensemble.members {
+                if let (Some(from), Some(to)) = (row(&member.teacher), row(&ensemble.name)) {
+                    result.compare(format!("{}: against FD from {} alone", ensemble.name, member.teacher), from, to);
+                }
+            }
+        }
         let named = |row: &str| self.rows.iter().any(|r| r.name == row);
         let paper = c.paper.iter().filter(|p| named(&p.row));
         result.paper = paper
@@ -287,6 +319,18 @@ impl TablePlan {
             cells.push(stages.as_ref().map(|stages| cell(stages, column, graph, store)).transpose()?);
         }
         Ok(Row { name: row.name.clone(), teacher: row.teacher.clone(), kind: row.kind, cells })
+    }
+}
+
+/// A misshapen position table, with what would help.
+fn hint(error: Error, interpolate: bool) -> Error {
+    match error {
+        Error::Model(fd_model::ModelError::Shape { ref tensor, .. })
+            if !interpolate && (tensor.contains("pos_embed") || tensor.ends_with("position_bias_table")) =>
+        {
+            Error::Usage(format!("{error}; `interpolate = true` (--interpolate) makes positions of another grid or window fit"))
+        }
+        other => other,
     }
 }
 

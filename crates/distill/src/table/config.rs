@@ -6,6 +6,7 @@ use fd_data::DataSpec;
 use fd_model::{Init, ModelConfig};
 use serde::{Deserialize, Serialize};
 
+use super::lessons::Ensemble;
 use super::result::Certainty;
 use crate::distillation::{Engine, Projector};
 use crate::pretrain::Pretrain;
@@ -30,6 +31,9 @@ pub struct TableConfig {
     pub data: Data,
     /// The teachers: rows of the table.
     pub teachers: Vec<Teacher>,
+    /// Teachers that teach one student together: a row each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ensembles: Vec<Ensemble>,
     /// The student's architecture.
     pub student: ModelConfig,
     /// Feature distillation.
@@ -78,6 +82,12 @@ pub struct Teacher {
     /// A checkpoint of your own (safetensors, official names) in place of pretraining.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// Interpolate the positions of that checkpoint to this model's grid and windows, if they are for others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interpolate: bool,
+    /// Statistics of the channels it was trained with, if they are not those of `data.normalise`: it then sees the student's view so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalise: Option<Normalise>,
     /// Seed of its pretraining: a table has one teacher of each kind, whatever its seeds.
     pub seed: u64,
     /// Its architecture.
@@ -121,6 +131,9 @@ pub struct FineTune {
     pub title: String,
     /// Labelled images a class, another subset for every seed; 0: all.
     pub labels_per_class: usize,
+    /// Image height and width, if not the student's: positions are then interpolated (the paper's 336 pixels after 224).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub img_size: Option<(usize, usize)>,
     /// How pretrained encoders are fine-tuned.
     pub train: Supervised,
     /// How encoders with random weights are trained: they need more of it.
@@ -172,14 +185,16 @@ impl TableConfig {
                 return usage(format!("{at}.train_on_epochs: {} is more than {MOST_EPOCHS}", teacher.train_on_epochs));
             }
         }
+        distinct("ensembles", self.ensembles.iter().map(|e| &e.name).chain(self.teachers.iter().map(|t| &t.name)))?;
+        self.ensembles.iter().try_for_each(|e| e.check(&self.teachers))?;
         self.check_views()?;
         for (i, column) in self.fine_tune.iter().enumerate() {
             if column.name.contains([',', '"']) || [PROBE_CLS, PROBE_AVG, KNN, "label"].contains(&column.name.as_str()) {
                 return usage(format!("fine_tune: `{}` cannot be a name", column.name));
             }
             let same = |other: &&FineTune| {
-                (&other.train, &other.from_scratch, other.labels_per_class)
-                    == (&column.train, &column.from_scratch, column.labels_per_class)
+                (&other.train, &other.from_scratch, other.labels_per_class, other.img_size)
+                    == (&column.train, &column.from_scratch, column.labels_per_class, column.img_size)
             };
             if let Some(other) = self.fine_tune[..i].iter().find(same) {
                 return usage(format!("fine_tune: `{}` is the same as `{}`", column.name, other.name));
@@ -189,9 +204,15 @@ impl TableConfig {
                 how.recipe.check(&format!("fine_tune.{}.{key}", column.name), samples)?;
             }
         }
-        for (key, n) in [("mean", self.data.normalise.mean.len()), ("std", self.data.normalise.std.len())] {
-            if n != self.student.in_chans() {
-                return usage(format!("data.normalise.{key}: {n} values for {} channels", self.student.in_chans()));
+        let own = self.teachers.iter().filter_map(|t| Some((format!("teachers.{}.normalise", t.name), t.normalise.as_ref()?)));
+        for (at, normalise) in std::iter::once(("data.normalise".to_string(), &self.data.normalise)).chain(own) {
+            for (key, n) in [("mean", normalise.mean.len()), ("std", normalise.std.len())] {
+                if n != self.student.in_chans() {
+                    return usage(format!("{at}.{key}: {n} values for {} channels", self.student.in_chans()));
+                }
+            }
+            if let Some(s) = normalise.std.iter().find(|s| !(**s > 0.0 && s.is_finite())) {
+                return usage(format!("{at}.std: {s} must be positive"));
             }
         }
         let known = |c: &str| [PROBE_CLS, PROBE_AVG, KNN].contains(&c) || self.fine_tune.iter().any(|f| f.name == c);

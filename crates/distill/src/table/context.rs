@@ -11,10 +11,8 @@ use super::config::{Data, FineTune, TableConfig};
 use super::render::thousands;
 use crate::Error;
 use crate::dino::{Dino, DinoLearner, HEAD};
-use crate::distillation::Distillation;
 use crate::evaluate::in_order;
 use crate::graph::hex;
-use crate::objective::Target;
 use crate::recipe::{Recipe, Supervised, plain_view};
 use crate::train::{Loss, Task};
 
@@ -107,18 +105,14 @@ impl Context {
         vec![Crop { augment, views: 1 }]
     }
 
-    /// Test images in their order, unaugmented.
-    pub fn test_images(&self) -> Result<Loader, Error> {
-        in_order(&self.test, self.plain()?)
+    /// Test images of a size in their order, unaugmented.
+    pub fn test_images(&self, size: (usize, usize)) -> Result<Loader, Error> {
+        in_order(&self.test, plain_view(size, &self.config.data.normalise)?)
     }
 
-    /// Training images in their order, unaugmented.
-    pub fn train_images(&self) -> Result<Loader, Error> {
-        in_order(&self.train, self.plain()?)
-    }
-
-    fn plain(&self) -> Result<Augment, Error> {
-        plain_view(self.config.student.img_size(), &self.config.data.normalise)
+    /// Training images of a size in their order, unaugmented.
+    pub fn train_images(&self, size: (usize, usize)) -> Result<Loader, Error> {
+        in_order(&self.train, plain_view(size, &self.config.data.normalise)?)
     }
 }
 
@@ -160,24 +154,14 @@ pub fn supervised_model(model: &ModelConfig, how: &Supervised, classes: usize) -
 }
 
 /// The classifier that fine-tuning trains: patch tokens averaged, a relative position table for every block (paper, section 3.2).
-pub fn fine_tuned_model(model: &ModelConfig, how: &Supervised, classes: usize) -> ModelConfig {
-    model.clone().fine_tuned(classes).with_drop_path(how.drop_path_rate)
+pub fn fine_tuned_model(model: &ModelConfig, column: &FineTune, how: &Supervised, classes: usize) -> ModelConfig {
+    let size = column.img_size.unwrap_or(model.img_size());
+    model.clone().fine_tuned(classes).with_drop_path(how.drop_path_rate).with_img_size(size)
 }
 
 /// Mixing as the recipe says.
 pub fn mix(how: &Supervised) -> Result<Mix, Error> {
     Ok(Mix::new(how.mix.clone())?)
-}
-
-/// The pair of a distillation. A target of logits gives both models a classifier.
-pub fn distillation(config: &TableConfig, teacher: &ModelConfig, classes: usize) -> Result<Distillation, Error> {
-    let d = &config.distil;
-    let with_head = |model: &ModelConfig, rate: f64| {
-        let model = model.clone().with_drop_path(rate);
-        if d.objective.target == Target::Logits { model.classifier(classes) } else { model }
-    };
-    let (student, teacher) = (with_head(&config.student, d.student_drop_path_rate), with_head(teacher, d.teacher_drop_path_rate));
-    Ok(Distillation::new(&student, &teacher, d.projector, d.objective)?.with_recompute(d.recompute))
 }
 
 /// DINO ready for its first step, from given weights if there are any.

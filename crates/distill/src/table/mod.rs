@@ -3,6 +3,7 @@
 mod build;
 mod config;
 mod context;
+mod lessons;
 pub(crate) mod render;
 mod result;
 mod work;
@@ -10,6 +11,7 @@ mod work;
 pub use build::{Builder, TablePlan, cell};
 pub use config::{Data, Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS, Paper, TableConfig, Teacher};
 pub use context::{Context, Encoder, Sources};
+pub use lessons::{Ensemble, Member};
 pub use result::{Cell, Certainty, Column, Comparison, Kind, PaperFigure, Row, TableResult};
 pub use work::{Job, PREDICTIONS, TableWork, WEIGHTS};
 

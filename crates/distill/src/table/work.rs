@@ -10,8 +10,10 @@ use fd_model::{Checkpoint, Model, ModelConfig, initialise};
 use serde_json::{Value, json};
 
 use super::config::{Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS};
-use super::context::{Context, Encoder, classifier, dino, distillation, fine_tuned_model, loaded, mix, random, supervised_model};
+use super::context::{Context, Encoder, classifier, dino, fine_tuned_model, loaded, mix, random, supervised_model};
+use super::lessons::{self, distillation};
 use crate::dino::HEAD;
+use crate::distillation::Lesson;
 use crate::evaluate::{Output, Outputs, outputs, pixels};
 use crate::graph::{Running, Work};
 use crate::pretrain::Pretrain;
@@ -49,10 +51,10 @@ pub enum Job {
         /// Are there weights to start from?
         on: bool,
     },
-    /// Makes a student of the first input, a teacher.
+    /// Makes a student of the inputs, its teachers.
     Distil {
-        /// The teacher's architecture.
-        teacher: ModelConfig,
+        /// What is learnt from each of them.
+        lessons: Vec<Lesson>,
     },
     /// Fine-tunes the first input and predicts the test images.
     FineTune {
@@ -124,13 +126,17 @@ impl TableWork {
                 json!({ "pretrain": how, "model": model, "init": c.init, "seed": self.seed, "train": train, "view": view })
             }
             // Recomputation gives the same bits.
-            Job::Distil { teacher } => json!({
-                "distil": Distil { recompute: false, ..c.distil.clone() }, "teacher": teacher, "student": c.student, "init": c.init, "seed": self.seed, "train": train, "view": view,
+            Job::Distil { lessons } => json!({
+                "distil": Distil { recompute: false, ..c.distil.clone() }, "teacher": lessons::identity(c, lessons), "student": c.student, "init": c.init, "seed": self.seed, "train": train, "view": view,
             }),
-            Job::FineTune { model, column, from_scratch } => json!({
-                "fine_tune": self.supervised(column, *from_scratch), "labels_per_class": column.labels_per_class, "model": model,
-                "init": c.init, "seed": self.seed, "train": train, "test": test, "view": view,
-            }),
+            Job::FineTune { model, column, from_scratch } => {
+                let size = column.img_size.unwrap_or(c.student.img_size());
+                json!({
+                    "fine_tune": self.supervised(column, *from_scratch), "labels_per_class": column.labels_per_class, "model": model,
+                    "init": c.init, "seed": self.seed, "train": train, "test": test,
+                    "view": { "normalise": c.data.normalise, "img_size": size },
+                })
+            }
             Job::Probe { model } => {
                 json!({ "probe": c.probe, "knn": c.knn, "model": model, "seed": self.seed, "train": train, "test": test, "view": view })
             }
@@ -160,24 +166,25 @@ impl TableWork {
                     Ok(Cost::of(&plans, trained, trained, &how.recipe, c.train.len()))
                 }
             },
-            Job::Distil { teacher } => {
-                let (fd, d) = (distillation(&c.config, teacher, c.classes)?, &c.config.distil);
+            Job::Distil { lessons } => {
+                let (fd, d) = (distillation(&c.config, lessons, c.classes)?, &c.config.distil);
                 let plan = fd.plan(d.recipe.batch / d.recipe.accumulate, d.engine)?.plan;
                 Ok(Cost::of(&[plan], fd.trained.count(), fd.frozen.iter().map(|l| l.count()).sum(), &d.recipe, c.train.len()))
             }
             Job::FineTune { model, column, from_scratch } => {
                 let how = self.supervised(column, *from_scratch);
-                classifier(&fine_tuned_model(model, how, c.classes), how, c.labelled(column, self.seed)?.len())
+                classifier(&fine_tuned_model(model, column, how, c.classes), how, c.labelled(column, self.seed)?.len())
             }
             Job::Given { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => Ok(Cost::default()),
         }
     }
 
-    /// The learner, for stages that train; without `input` from initial values, which cost the same.
-    fn prepare(&self, input: Option<&Checkpoint>) -> Result<Option<Prepared>, Error> {
+    /// The learner, for stages that train; without `inputs` from initial values, which cost the same.
+    fn prepare(&self, inputs: &[Checkpoint]) -> Result<Option<Prepared>, Error> {
+        let input = inputs.first();
         Ok(match &self.job {
             Job::Pretrain { model, how, .. } => Some(self.prepare_teacher(model, how, input)?),
-            Job::Distil { teacher } => Some(self.prepare_student(teacher, input)?),
+            Job::Distil { lessons } => Some(self.prepare_student(lessons, inputs)?),
             Job::FineTune { model, column, from_scratch } => {
                 Some(self.prepare_classifier(model, column, self.supervised(column, *from_scratch), input)?)
             }
@@ -205,11 +212,11 @@ impl TableWork {
         }
     }
 
-    fn prepare_student(&self, teacher: &ModelConfig, input: Option<&Checkpoint>) -> Result<Prepared, Error> {
+    fn prepare_student(&self, lessons: &[Lesson], inputs: &[Checkpoint]) -> Result<Prepared, Error> {
         let (c, d) = (&self.context, &self.context.config.distil);
-        let fd = distillation(&c.config, teacher, c.classes)?;
-        let mut frozen = Params::new(&fd.frozen[0], DType::F32);
-        input.map_or(Ok(()), |weights| weights.load(&mut frozen, ""))?;
+        let fd = distillation(&c.config, lessons, c.classes)?;
+        let mut frozen: Vec<Params> = fd.frozen.iter().map(|layout| Params::new(layout, DType::F32)).collect();
+        frozen.iter_mut().zip(inputs).try_for_each(|(frozen, weights)| weights.load(frozen, ""))?;
         let mut params = Params::new(&fd.trained, DType::F32);
         for prefix in ["encoder.", "decoder."] {
             initialise(&mut params, prefix, &c.config.student, c.config.init, self.seed);
@@ -218,7 +225,7 @@ impl TableWork {
         let task = Task { plan: step.plan, images: step.images, targets: None, loss: step.loss };
         let view = d.views.augment(c.config.student.img_size(), &c.config.data.normalise)?;
         let loader = c.loader(&c.train, c.one(view), &d.recipe, self.seed)?;
-        let learner = PlanLearner::new(task, c.device, self.seed, vec![frozen], None);
+        let learner = PlanLearner::new(task, c.device, self.seed, frozen, None);
         Ok(Prepared { learner: Box::new(learner), params, loader, recipe: d.recipe.clone() })
     }
 
@@ -232,9 +239,16 @@ impl TableWork {
         input: Option<&Checkpoint>,
     ) -> Result<Prepared, Error> {
         let c = &self.context;
-        let config = fine_tuned_model(model, how, c.classes);
+        let config = fine_tuned_model(model, column, how, c.classes);
         let (vit, start) = random(&config, c.config.init, self.seed)?;
-        let pretrained = input.map(|weights| model.fine_tuning_weights(weights.clone()));
+        let pretrained = input.map(|weights| {
+            let mut weights = model.fine_tuning_weights(weights.clone());
+            if config.img_size() != model.img_size() {
+                weights.resize_positions(&config, Some(model.patches()))?;
+            }
+            Ok::<_, Error>(weights)
+        });
+        let pretrained = pretrained.transpose()?;
         self.train_classifier(&vit, onto(start, pretrained.as_ref())?, how, &c.labelled(column, self.seed)?)
     }
 
@@ -248,17 +262,17 @@ impl TableWork {
     }
 
     /// Trains and returns the parameters that training is for.
-    fn train(&self, stage: &Running, input: Option<&Checkpoint>) -> Result<Params, Error> {
-        let Some(Prepared { mut learner, mut params, loader, recipe }) = self.prepare(input)? else {
+    fn train(&self, stage: &Running, inputs: &[Checkpoint]) -> Result<Params, Error> {
+        let Some(Prepared { mut learner, mut params, loader, recipe }) = self.prepare(inputs)? else {
             unreachable!("a job without training does not train");
         };
         stage.train(Stage { name: stage.title(), recipe: &recipe, loader }, learner.as_mut(), &mut params)?;
         Ok(learner.result(&params).clone())
     }
 
-    /// The first input's weights; without the head of its pretraining unless `with_head`.
-    fn input(&self, stage: &Running, model: &ModelConfig, with_head: bool) -> Result<Checkpoint, Error> {
-        let (path, bytes) = stage.input(0, WEIGHTS)?;
+    /// An input's weights; without the head of its pretraining unless `with_head`.
+    fn input(&self, stage: &Running, at: usize, model: &ModelConfig, with_head: bool) -> Result<Checkpoint, Error> {
+        let (path, bytes) = stage.input(at, WEIGHTS)?;
         let weights = Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
         let encoder = Encoder { config: model.clone(), weights };
         Ok(if with_head { encoder.weights } else { encoder.bare() })
@@ -275,31 +289,31 @@ impl Work for TableWork {
                 stage.write(WEIGHTS, &described(Checkpoint::of(&params, ""), model)?.to_bytes()?)?;
             }
             Job::Pretrain { model, on, .. } => {
-                let input = if *on { Some(self.input(stage, model, true)?) } else { None };
-                let trained = self.train(stage, input.as_ref())?;
+                let inputs = if *on { vec![self.input(stage, 0, model, true)?] } else { vec![] };
+                let trained = self.train(stage, &inputs)?;
                 let weights = described(Checkpoint::of(&trained, ""), model)?;
                 // Teachers are shipped in half precision; one that is trained here has to be the same teacher.
                 stage.write(WEIGHTS, &weights.to_f16_bytes()?)?;
             }
-            Job::Distil { teacher } => {
-                let logits = c.config.distil.objective.target == crate::Target::Logits;
-                let input = self.input(stage, teacher, logits)?;
-                let trained = self.train(stage, Some(&input))?;
+            Job::Distil { lessons } => {
+                let logits = |l: &Lesson| l.objective.target == crate::Target::Logits;
+                let inputs = lessons.iter().enumerate().map(|(i, l)| self.input(stage, i, &l.teacher, logits(l)));
+                let trained = self.train(stage, &inputs.collect::<Result<Vec<_>, _>>()?)?;
                 stage.write(WEIGHTS, &described(Checkpoint::of(&trained, "encoder."), &c.config.student)?.to_bytes()?)?;
             }
             Job::FineTune { model, column, from_scratch } => {
-                let input = self.input(stage, model, false)?;
-                let trained = self.train(stage, Some(&input))?;
-                let config = fine_tuned_model(model, self.supervised(column, *from_scratch), c.classes);
+                let input = self.input(stage, 0, model, false)?;
+                let trained = self.train(stage, &[input])?;
+                let config = fine_tuned_model(model, column, self.supervised(column, *from_scratch), c.classes);
                 let weights = Checkpoint::of(&trained, "");
                 let (vit, params) = loaded(&config, &weights)?;
-                let [logits] = outputs(&vit, &params, [Output::Logits], &c.test_images()?, c.device)?;
+                let [logits] = outputs(&vit, &params, [Output::Logits], &c.test_images(config.img_size())?, c.device)?;
                 stage.write(WEIGHTS, &described(weights, &config)?.to_bytes()?)?;
                 return predictions(stage, &[(column.name.as_str(), logits)]);
             }
             Job::Probe { model } => {
-                let (vit, params) = loaded(model, &self.input(stage, model, false)?)?;
-                let sets = [c.train_images()?, c.test_images()?];
+                let (vit, params) = loaded(model, &self.input(stage, 0, model, false)?)?;
+                let sets = [c.train_images(model.img_size())?, c.test_images(model.img_size())?];
                 if model.cls_token() {
                     let of = |loader: &Loader| outputs(&vit, &params, [Output::Cls, Output::MeanPatches], loader, c.device);
                     let ([train_cls, train], [test_cls, test]) = (of(&sets[0])?, of(&sets[1])?);
@@ -310,7 +324,8 @@ impl Work for TableWork {
                 return self.judge(stage, None, (&train, &test));
             }
             Job::Pixels => {
-                let (train, test) = (pixels(&c.train_images()?)?, pixels(&c.test_images()?)?);
+                let size = c.config.student.img_size();
+                let (train, test) = (pixels(&c.train_images(size)?)?, pixels(&c.test_images(size)?)?);
                 return self.judge(stage, Some((&train, &test)), (&train, &test));
             }
         }
@@ -318,7 +333,7 @@ impl Work for TableWork {
     }
 
     fn rehearse(&self) -> Result<f64, Error> {
-        let Some(Prepared { mut learner, params, loader, recipe }) = self.prepare(None)? else { return Ok(0.0) };
+        let Some(Prepared { mut learner, params, loader, recipe }) = self.prepare(&[])? else { return Ok(0.0) };
         let (mut grads, mut steps) = (Grads::new(params.layout(), DType::F32), vec![]);
         let total = recipe.epochs * loader.batches();
         let mut start = Instant::now();

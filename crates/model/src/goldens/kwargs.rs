@@ -290,7 +290,8 @@ fn activation(case: &str, json: &Value, otherwise: Activation) -> Result<Activat
 
 fn kwargs<K: DeserializeOwned>(case: &str, json: &Value, part: Part) -> Result<K, ModelError> {
     let given = json.get(part.key()).ok_or_else(|| refuse(case, format!("`{}` is missing", part.key())))?;
-    K::deserialize(given).map_err(|e| refuse(case, format!("`{}`: {e}", part.key())))
+    let class = json["cls"].as_str().unwrap_or_default();
+    K::deserialize(given).map_err(|e| refuse(case, format!("`{}` of {class}: {e}", part.key())))
 }
 
 impl GoldenModel {
@@ -318,7 +319,8 @@ impl GoldenModel {
                 return Err(ModelError::Missing { file: case.into(), tensor });
             };
             let expected = layout.shape(p);
-            if !same_but_for_ones(found, expected, transposed) {
+            let same = if self.naming == Naming::Official { found == expected } else { same_but_for_ones(found, expected, transposed) };
+            if !same {
                 let (expected, found) = (expected.to_vec(), found.clone());
                 return Err(ModelError::Shape { file: case.into(), tensor, expected, found });
             }
