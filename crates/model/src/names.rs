@@ -18,6 +18,20 @@ pub struct Foreign {
     pub name: String,
     /// Is the matrix stored [in, out]?
     pub transposed: bool,
+    /// Is it stored without our leading extents of 1?
+    pub squeezed: bool,
+}
+
+impl Foreign {
+    /// Its shape there, from ours.
+    pub fn shape(&self, ours: &[usize]) -> Vec<usize> {
+        let mut shape = ours.to_vec();
+        if self.transposed {
+            shape.reverse();
+        }
+        let ones = if self.squeezed { shape.iter().take_while(|n| **n == 1).count() } else { 0 };
+        shape.split_off(ones)
+    }
 }
 
 /// (ours, CLIP's) of a block.
@@ -51,7 +65,7 @@ const CLIP: [(&str, &str); 8] = [
 impl Naming {
     /// What our parameter `name` is called there; none where they have no such parameter.
     pub fn of(self, name: &str) -> Option<Foreign> {
-        let plain = |name: String| Foreign { name, transposed: false };
+        let plain = |name: String| Foreign { name, transposed: false, squeezed: false };
         if self == Naming::Official {
             return Some(plain(name.to_string()));
         }
@@ -60,7 +74,8 @@ impl Naming {
             return Some(plain(format!("transformer.resblocks.{index}.{theirs}")));
         }
         let (_, theirs) = CLIP.iter().find(|(ours, _)| *ours == name)?;
-        Some(Foreign { name: (*theirs).to_string(), transposed: name == "proj.weight" })
+        let squeezed = matches!(name, "cls_token" | "pos_embed");
+        Some(Foreign { name: (*theirs).to_string(), transposed: name == "proj.weight", squeezed })
     }
 }
 
@@ -79,7 +94,10 @@ mod tests {
         assert_eq!(of("blocks.11.mlp.fc2.bias").as_deref(), Some("transformer.resblocks.11.mlp.c_proj.bias"));
         assert_eq!(of("cls_token").as_deref(), Some("class_embedding"));
         assert!(of("blocks.0.gamma_1").is_none() && of("patch_embed.proj.bias").is_none());
-        assert_eq!(Naming::Clip.of("proj.weight"), Some(Foreign { name: "proj".into(), transposed: true }));
+        let proj = Naming::Clip.of("proj.weight").unwrap();
+        assert_eq!((proj.name.as_str(), proj.shape(&[512, 768])), ("proj", vec![768, 512]));
+        assert_eq!(Naming::Clip.of("pos_embed").unwrap().shape(&[1, 197, 768]), [197, 768]);
+        assert_eq!(Naming::Clip.of("norm.bias").unwrap().shape(&[768]), [768]);
         assert_eq!(transpose(&[1, 2, 3, 4, 5, 6], 2, 3), [1, 4, 2, 5, 3, 6]);
     }
 }

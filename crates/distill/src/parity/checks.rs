@@ -106,14 +106,14 @@ impl<'a> Checks<'a> {
         let mut params = Params::new(layout, fd_compute::DType::F32);
         for p in layout.iter() {
             let name = layout.name(p).strip_prefix(ours).unwrap_or(layout.name(p));
-            let (name, transposed) = model.foreign(&self.golden.case, name)?;
-            let (shape, values) = self.tensor(&name)?;
-            let expected = layout.shape(p);
-            if values.len() != expected.iter().product::<usize>() {
-                return Err(Stop::Failed(format!("`{name}` has shape {shape:?}, the model needs {expected:?}")));
+            let foreign = model.foreign(&self.golden.case, name)?;
+            let (shape, values) = self.tensor(&foreign.name)?;
+            let expected = foreign.shape(layout.shape(p));
+            if shape != expected {
+                return Err(Stop::Failed(format!("`{}` has shape {shape:?}, the model needs {expected:?}", foreign.name)));
             }
-            match transposed {
-                true => params.set(p, &names::transpose(values, expected[1], expected[0])),
+            match foreign.transposed {
+                true => params.set(p, &names::transpose(values, shape[0], shape[1])),
                 false => params.set(p, values),
             }
         }

@@ -192,14 +192,12 @@ fn compare_training(
     let mut grads = Grads::new(params.layout(), DType::F32);
     plan.backward(&mut cx, &mut grads)?;
     for p in grads.layout().iter() {
-        let (name, transposed) = golden.foreign(&checks.golden().case, grads.layout().name(p))?;
+        let foreign = golden.foreign(&checks.golden().case, grads.layout().name(p))?;
         let (shape, mut values) = (grads.layout().shape(p), grads.to_f64(p));
-        if transposed {
+        if foreign.transposed {
             values = names::transpose(&values, shape[0], shape[1]);
         }
-        // A gradient has the shape of its weight, which is not always ours.
-        let shape = checks.golden().tensors.get(&name).map_or(shape, |(shape, _)| shape);
-        compare_gradient(checks, &name.replacen(&golden.prefix, "g.", 1), shape, &values)?;
+        compare_gradient(checks, &foreign.name.replacen(&golden.prefix, "g.", 1), &foreign.shape(shape), &values)?;
     }
     Ok(())
 }

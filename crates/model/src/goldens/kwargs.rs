@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use super::{Part, Tensors, refuse};
-use crate::names::Naming;
+use crate::names::{Foreign, Naming};
 use crate::presets::clip_options;
 use crate::{
     Activation, BiasOutput, Coordinates, Head, Model, ModelConfig, ModelError, Position, QkvBias, SwinAttention, SwinConfig, SwinPosition,
@@ -295,13 +295,13 @@ fn kwargs<K: DeserializeOwned>(case: &str, json: &Value, part: Part) -> Result<K
 }
 
 impl GoldenModel {
-    /// The name in the file of our parameter, its shape there, and whether it is transposed.
+    /// What the file calls our parameter, its whole name in the place of the other code's, and how it is stored.
     ///
     /// # Errors
     /// A parameter that the other code does not have.
-    pub fn foreign(&self, case: &str, name: &str) -> Result<(String, bool), ModelError> {
+    pub fn foreign(&self, case: &str, name: &str) -> Result<Foreign, ModelError> {
         let foreign = self.naming.of(name).ok_or_else(|| refuse(case, format!("{:?} has no `{name}`", self.naming)))?;
-        Ok((format!("{}{}", self.prefix, foreign.name), foreign.transposed))
+        Ok(Foreign { name: format!("{}{}", self.prefix, foreign.name), ..foreign })
     }
 
     /// The model's parameters are the file's tensors: none missing, none left, every one of the shape it should have.
@@ -312,17 +312,15 @@ impl GoldenModel {
         let prefix = part.prefix();
         let mut left: BTreeMap<&String, &(Vec<usize>, _)> = tensors.iter().filter(|(name, _)| name.starts_with(prefix)).collect();
         for p in layout.iter() {
-            let (name, transposed) = self.foreign(case, layout.name(p))?;
-            let found = left.remove(&name);
-            let tensor = name.strip_prefix(&self.prefix).unwrap_or(&name).to_owned();
+            let foreign = self.foreign(case, layout.name(p))?;
+            let found = left.remove(&foreign.name);
+            let tensor = foreign.name.strip_prefix(&self.prefix).unwrap_or(&foreign.name).to_owned();
             let Some((found, _)) = found else {
                 return Err(ModelError::Missing { file: case.into(), tensor });
             };
-            let expected = layout.shape(p);
-            let same = if self.naming == Naming::Official { found == expected } else { same_but_for_ones(found, expected, transposed) };
-            if !same {
-                let (expected, found) = (expected.to_vec(), found.clone());
-                return Err(ModelError::Shape { file: case.into(), tensor, expected, found });
+            let expected = foreign.shape(layout.shape(p));
+            if *found != expected {
+                return Err(ModelError::Shape { file: case.into(), tensor, expected, found: found.clone() });
             }
         }
         // CLIP's text half lies beside the visual one.
@@ -331,16 +329,6 @@ impl GoldenModel {
             None => Ok(()),
         }
     }
-}
-
-/// Equal shapes, extents of 1 aside (CLIP's `class_embedding` [C] is our `cls_token` [1, 1, C]).
-fn same_but_for_ones(found: &[usize], expected: &[usize], transposed: bool) -> bool {
-    let matter = |shape: &[usize]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
-    let mut expected = matter(expected);
-    if transposed {
-        expected.reverse();
-    }
-    matter(found) == expected
 }
 
 fn student(case: &str, k: StudentKwargs, classifier: bool) -> Result<VitConfig, ModelError> {
