@@ -1,5 +1,7 @@
 //! What can be said on the command line.
 
+mod plan;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use fd_distill::bench::{BenchOptions, Preset};
 use fd_distill::config::Source;
 use fd_distill::table;
 
+pub use self::plan::PlanArgs;
 use crate::commands::{RunOptions, SweepOptions, TableOptions};
 
 /// Feature distillation of vision transformers.
@@ -40,6 +43,8 @@ pub enum Command {
     Table(TableArgs),
     /// Run a table at several points of its keys; writes a table, a figure and a verdict
     Sweep(SweepArgs),
+    /// What a distillation, or a table, would cost: FLOPs, memory, days; runs and allocates nothing of it
+    Plan(Box<PlanArgs>),
     /// How the runs below a folder stand
     Status {
         /// The folder

@@ -1,6 +1,8 @@
 //! What the subcommands do: read, run, write; the work is the library's.
 
+mod columns;
 mod execute;
+mod plan;
 mod sweep;
 mod table;
 
@@ -12,6 +14,7 @@ use fd_distill::bench::{self, BenchOptions};
 use fd_distill::{parity as goldens, status as runs};
 
 pub use execute::RunOptions;
+pub use plan::{PlanOptions, Priced, plan};
 pub use sweep::{SweepOptions, sweep};
 pub use table::{TableOptions, table};
 

@@ -17,6 +17,7 @@ pub mod lock;
 mod objective;
 pub mod parity;
 pub mod pretrain;
+pub mod price;
 pub mod probe;
 pub mod progress;
 pub mod recipe;

@@ -16,6 +16,8 @@ use fd_distill::snapshot;
 use fd_distill::status::{PlannedStage, RunPlan};
 use fd_distill::train::StepReport;
 
+use super::columns::{columns, memory};
+
 /// Options of every command that runs stages.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -125,10 +127,10 @@ impl Execution<'_> {
             total += seconds;
             let (steps, time) =
                 if node.spec.steps > 0 { (node.spec.steps.to_string(), duration(seconds)) } else { ("–".into(), "–".into()) };
-            lines.push([node.spec.title.clone(), state, steps, time, memory(node.spec.memory)]);
+            lines.push(vec![node.spec.title.clone(), state, steps, time, memory(node.spec.memory)]);
         }
         let (ready, all) = (self.graph.ids().len() - needed.len(), self.graph.ids().len());
-        let mut text = table(["stage", "state", "steps", "time", "memory"], &lines);
+        let mut text = columns(&["stage", "state", "steps", "time", "memory"], &lines).join("\n") + "\n";
         let _ = writeln!(
             text,
             "{all} stages, {ready} of them done or not needed; about {} of training, {jobs} side by side on {threads} threads, by the time \
@@ -157,29 +159,6 @@ pub fn directory(options: &RunOptions, config: &Source, name: &str) -> Result<Pa
 /// Work in units of progress: an evaluation counts as a little of everything.
 fn units(graph: &Graph, id: NodeId) -> f64 {
     graph.node(id).spec.flops.max(2e10)
-}
-
-fn memory(bytes: u64) -> String {
-    match bytes {
-        0 => "–".into(),
-        b if b < 10 << 30 => format!("{} MiB", (b >> 20).max(1)),
-        b => format!("{} GiB", b >> 30),
-    }
-}
-
-/// Left-aligned first column, the others right.
-fn table<const N: usize>(head: [&str; N], lines: &[[String; N]]) -> String {
-    let width = |i: usize| lines.iter().map(|l| l[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut out = String::new();
-    let head = head.map(String::from);
-    for line in std::iter::once(&head).chain(lines) {
-        for (i, cell) in line.iter().enumerate() {
-            let _ = if i == 0 { write!(out, "{cell:<w$}", w = widths[0]) } else { write!(out, "  {cell:>w$}", w = widths[i]) };
-        }
-        out.push('\n');
-    }
-    out
 }
 
 /// Progress on standard error.

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fd_model::ModelConfig;
+use serde_json::Value;
 
 use super::config::{KNN, PROBE_AVG, PROBE_CLS, Teacher};
-use super::context::{Context, Encoder, fits_memory, loaded};
+use super::context::{Context, fits_memory, given};
 use super::lessons::Ensemble;
 use super::result::{Cell, Column, Kind, PaperFigure, Row, TableResult};
 use super::work::{Cost, Job, PREDICTIONS, TableWork};
+use crate::Error;
 use crate::graph::{Graph, NodeId, Spec, Store};
 use crate::teachers::{self, Shipped, slug};
-use crate::{Error, Target};
 
 /// What a table asks of a graph: for every row, column and seed, the stage that predicts the test images.
 pub struct TablePlan {
@@ -40,7 +41,24 @@ pub struct Builder<'a> {
     pub graph: &'a mut Graph,
     /// Train teachers even where the binary has them.
     pub pretrain: bool,
-    costs: HashMap<String, Cost>,
+    /// Are the stages only priced? Then given weights are not read, and memory may be more than there is.
+    priced: bool,
+    kinds: Vec<StageKind>,
+    /// Where a kind's stages, told by what they are but for their seeds, are counted.
+    by_identity: HashMap<String, usize>,
+}
+
+/// Stages that cost the same: they differ in their seeds, or in the weights that they start from.
+#[derive(Clone, Debug)]
+pub struct StageKind {
+    /// What they do, such as `distil`, or the name of a fine-tuning.
+    pub what: String,
+    /// What they do it to: rows of the table, teachers.
+    pub of: Vec<String>,
+    /// What each of them costs.
+    pub cost: Cost,
+    /// How many there are in the graph.
+    pub stages: usize,
 }
 
 /// A row while its cells are put together.
@@ -55,7 +73,18 @@ struct Subject<'a> {
 impl<'a> Builder<'a> {
     /// Into this graph.
     pub fn new(graph: &'a mut Graph, pretrain: bool) -> Self {
-        Builder { graph, pretrain, costs: HashMap::new() }
+        Builder { graph, pretrain, priced: false, kinds: vec![], by_identity: HashMap::new() }
+    }
+
+    /// For prices only: every teacher is pretrained or given, given weights are not read, and stages may need more memory than the
+    /// machine has.
+    pub fn priced(graph: &'a mut Graph) -> Self {
+        Builder { priced: true, ..Builder::new(graph, true) }
+    }
+
+    /// The kinds of stages added so far, those without training among them.
+    pub fn kinds(&self) -> &[StageKind] {
+        &self.kinds
     }
 
     /// Adds all stages of a table.
@@ -74,7 +103,7 @@ impl<'a> Builder<'a> {
                 if teacher.train_on_epochs > 0 {
                     let how = Box::new(teacher.pretrain.lasting(teacher.train_on_epochs));
                     let job = Job::Pretrain { model: teacher.model.clone(), how, on: true };
-                    on.push(self.add(context, job, seed, &[weights], &format!("train-on {}", teacher.name))?);
+                    on.push(self.add(context, job, seed, &[weights], ("train-on", &teacher.name))?);
                 }
                 let student = self.student(context, teacher, weights, seed)?;
                 plan.encoders.push((format!("{}-student-seed{seed}.safetensors", slug(&teacher.name)), student));
@@ -122,7 +151,7 @@ impl<'a> Builder<'a> {
 
     fn student(&mut self, context: &Arc<Context>, teacher: &Teacher, weights: NodeId, seed: u64) -> Result<NodeId, Error> {
         let job = Job::Distil { lessons: vec![context.config.lesson(teacher)] };
-        self.add(context, job, seed, &[weights], &format!("distil {}", teacher.name))
+        self.add(context, job, seed, &[weights], ("distil", &teacher.name))
     }
 
     /// The students of several teachers together.
@@ -133,7 +162,7 @@ impl<'a> Builder<'a> {
         let mut students = vec![];
         for &seed in &c.seeds {
             let job = Job::Distil { lessons: lessons.clone() };
-            let student = self.add(context, job, seed, &weights, &format!("distil {}", ensemble.name))?;
+            let student = self.add(context, job, seed, &weights, ("distil", &ensemble.name))?;
             plan.encoders.push((format!("{}-student-seed{seed}.safetensors", slug(&ensemble.name)), student));
             students.push(student);
         }
@@ -151,16 +180,17 @@ impl<'a> Builder<'a> {
             }
         }
         for (whose, model) in models {
-            let name = format!("random weights, {whose} architecture");
-            let random = |&seed: &u64| self.add(context, Job::Random { model: model.clone() }, seed, &[], &name);
+            let of = format!("{whose} architecture");
+            let name = format!("random weights, {of}");
+            let random = |&seed: &u64| self.add(context, Job::Random { model: model.clone() }, seed, &[], ("random weights,", &of));
             let encoders = c.seeds.iter().map(random).collect::<Result<Vec<_>, _>>()?;
             let subject = Subject { name: name.clone(), kind: Kind::Control, teacher: None, model, from_scratch: true };
             plan.rows.push(self.row(context, &subject, &encoders)?);
         }
         let probes = |column: &String| [PROBE_CLS, PROBE_AVG, KNN].contains(&column.as_str());
         if c.columns.iter().any(probes) {
-            let pixels =
-                c.seeds.iter().map(|&s| self.add(context, Job::Pixels, s, &[], "probe raw pixels")).collect::<Result<Vec<_>, _>>()?;
+            let pixels = c.seeds.iter().map(|&s| self.add(context, Job::Pixels, s, &[], ("probe", "raw pixels")));
+            let pixels = pixels.collect::<Result<Vec<_>, _>>()?;
             let cells = c.columns.iter().map(|column| probes(column).then(|| pixels.clone())).collect();
             plan.rows.push(PlannedRow { name: "raw pixels".into(), kind: Kind::Control, teacher: None, cells });
         }
@@ -169,29 +199,20 @@ impl<'a> Builder<'a> {
 
     /// The stage that hands out a teacher's weights: the user's, shipped ones, or those of a pretraining.
     fn teacher(&mut self, context: &Arc<Context>, teacher: &Teacher, plan: &mut TablePlan) -> Result<NodeId, Error> {
-        let (model, title) = (teacher.model.clone(), format!("pretrain {}", teacher.name));
+        let (model, title) = (teacher.model.clone(), ("pretrain", teacher.name.as_str()));
         if let Some(path) = &teacher.weights {
-            let bytes = std::fs::read(path).map_err(|e| Error::File { path: path.clone(), why: format!("cannot be read: {e}") })?;
-            let mut weights = fd_model::Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
-            let resized = if teacher.interpolate { weights.resize_positions(&model, None)? } else { vec![] };
-            resized.iter().for_each(|r| tracing::warn!("{}: {r}", path.display()));
-            let bytes = if resized.is_empty() { bytes } else { weights.to_bytes()? };
-            let given = Encoder { config: model.clone(), weights };
-            if context.config.distil.objective.target == Target::Logits {
-                loaded(&model.clone().classifier(context.classes), &given.weights)?;
-            }
-            loaded(&model, &given.bare()).map_err(|e| hint(e, teacher.interpolate))?;
-            return self.add(context, Job::Given { model, bytes: bytes.into() }, teacher.seed, &[], &format!("given {}", teacher.name));
+            let bytes = if self.priced { vec![] } else { given(context, teacher, path)? };
+            return self.add(context, Job::Given { model, bytes: bytes.into() }, teacher.seed, &[], ("given", &teacher.name));
         }
         let job = Job::Pretrain { model: model.clone(), how: Box::new(teacher.pretrain.clone()), on: false };
         let work = TableWork { context: context.clone(), job: job.clone(), seed: teacher.seed };
         let identity = work.identity();
         let made_so = |entry: &Shipped| self.graph.key(&identity, &[], &entry.simd).as_str() == entry.key;
         let Some((file, entry)) = teachers::shipped().into_iter().find(|(_, entry)| made_so(entry)) else {
-            return self.add(context, job, teacher.seed, &[], &title);
+            return self.add(context, job, teacher.seed, &[], title);
         };
         if self.pretrain {
-            let id = self.add(context, job, teacher.seed, &[], &title)?;
+            let id = self.add(context, job, teacher.seed, &[], title)?;
             plan.shipped.push((teacher.name.clone(), entry, id));
             return Ok(id);
         }
@@ -224,7 +245,7 @@ impl<'a> Builder<'a> {
                     Some(f) => (Job::FineTune { model, column: Box::new(f.clone()), from_scratch: subject.from_scratch }, column.as_str()),
                     None => (Job::Probe { model }, "probe"),
                 };
-                stages.push(self.add(context, job, seed, &[encoder], &format!("{what} {}", subject.name))?);
+                stages.push(self.add(context, job, seed, &[encoder], (what, &subject.name))?);
             }
             cells.push(Some(stages));
         }
@@ -232,24 +253,41 @@ impl<'a> Builder<'a> {
         Ok(PlannedRow { name: subject.name.clone(), kind: subject.kind, teacher, cells })
     }
 
-    fn add(&mut self, context: &Arc<Context>, job: Job, seed: u64, inputs: &[NodeId], title: &str) -> Result<NodeId, Error> {
+    /// Adds a stage that does `what` to `of`.
+    fn add(&mut self, context: &Arc<Context>, job: Job, seed: u64, inputs: &[NodeId], (what, of): (&str, &str)) -> Result<NodeId, Error> {
         let work = TableWork { context: context.clone(), job, seed };
-        let identity = work.identity();
-        // Stages that differ in their seed cost the same.
-        let mut kind = identity.clone();
-        kind.as_object_mut().map(|o| o.remove("seed"));
-        let Cost { steps, flops, bytes: memory } = match self.costs.get(&kind.to_string()) {
-            Some(cost) => *cost,
+        let (identity, title) = (work.identity(), format!("{what} {of}"));
+        let kind = self.kind(&work, &identity, (what, of), &title)?;
+        let Cost { steps, flops, bytes: memory } = self.kinds[kind].cost;
+        let (slug, title) = (format!("{}-seed{seed}", slug(&title)), format!("{title}, seed {seed}"));
+        let (inputs, work, before) = (inputs.to_vec(), Box::new(work), self.graph.ids().len());
+        let id = self.graph.add(Spec { slug, title, identity, simd: None, inputs, steps, flops, memory, work });
+        self.kinds[kind].stages += self.graph.ids().len() - before;
+        Ok(id)
+    }
+
+    /// The stage's kind: stages that differ in their seed cost the same.
+    fn kind(&mut self, work: &TableWork, identity: &Value, (what, of): (&str, &str), title: &str) -> Result<usize, Error> {
+        let mut seedless = identity.clone();
+        seedless.as_object_mut().map(|o| o.remove("seed"));
+        let seedless = seedless.to_string();
+        let kind = match self.by_identity.get(&seedless) {
+            Some(kind) => *kind,
             None => {
                 let cost = work.cost()?;
-                fits_memory(title, cost.bytes)?;
-                self.costs.insert(kind.to_string(), cost);
-                cost
+                if !self.priced {
+                    fits_memory(title, cost.bytes)?;
+                }
+                self.kinds.push(StageKind { what: what.into(), of: vec![], cost, stages: 0 });
+                self.by_identity.insert(seedless, self.kinds.len() - 1);
+                self.kinds.len() - 1
             }
         };
-        let (slug, title) = (format!("{}-seed{seed}", slug(title)), format!("{title}, seed {seed}"));
-        let (inputs, work) = (inputs.to_vec(), Box::new(work));
-        Ok(self.graph.add(Spec { slug, title, identity, simd: None, inputs, steps, flops, memory, work }))
+        let named = &mut self.kinds[kind].of;
+        if named.iter().all(|name| name != of) {
+            named.push(of.into());
+        }
+        Ok(kind)
     }
 }
 
@@ -319,18 +357,6 @@ impl TablePlan {
             cells.push(stages.as_ref().map(|stages| cell(stages, column, graph, store)).transpose()?);
         }
         Ok(Row { name: row.name.clone(), teacher: row.teacher.clone(), kind: row.kind, cells })
-    }
-}
-
-/// A misshapen position table, with what would help.
-fn hint(error: Error, interpolate: bool) -> Error {
-    match error {
-        Error::Model(fd_model::ModelError::Shape { ref tensor, .. })
-            if !interpolate && (tensor.contains("pos_embed") || tensor.ends_with("position_bias_table")) =>
-        {
-            Error::Usage(format!("{error}; `interpolate = true` (--interpolate) makes positions of another grid or window fit"))
-        }
-        other => other,
     }
 }
 

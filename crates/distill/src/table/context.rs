@@ -1,18 +1,20 @@
 //! What the stages of one table share: its configuration, its data, its device; and models made ready for training.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use fd_compute::{DType, Device, Layout, Params, Planner};
 use fd_data::{Augment, Crop, DataSpec, Loader, LoaderConfig, Mix, Source, Subset, open};
 use fd_model::{Checkpoint, Init, Model, ModelConfig, Taps, initialise};
 
-use super::config::{Data, FineTune, TableConfig};
+use super::config::{Data, FineTune, TableConfig, Teacher};
 use super::render::thousands;
 use crate::Error;
 use crate::dino::{Dino, DinoLearner, HEAD};
 use crate::evaluate::in_order;
 use crate::graph::hex;
+use crate::objective::Target;
 use crate::recipe::{Recipe, Supervised, plain_view};
 use crate::train::{Loss, Task};
 
@@ -132,6 +134,34 @@ pub fn loaded(config: &ModelConfig, weights: &Checkpoint) -> Result<(Model, Para
     let mut params = Params::new(&layout.finish(), DType::F32);
     weights.load(&mut params, "")?;
     Ok((vit, params))
+}
+
+/// The bytes of the weights that stand in for a teacher's pretraining; they have to be those of its model.
+pub fn given(context: &Context, teacher: &Teacher, path: &Path) -> Result<Vec<u8>, Error> {
+    let model = &teacher.model;
+    let bytes = std::fs::read(path).map_err(|e| Error::File { path: path.into(), why: format!("cannot be read: {e}") })?;
+    let mut weights = Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
+    let resized = if teacher.interpolate { weights.resize_positions(model, None)? } else { vec![] };
+    resized.iter().for_each(|r| tracing::warn!("{}: {r}", path.display()));
+    let bytes = if resized.is_empty() { bytes } else { weights.to_bytes()? };
+    let given = Encoder { config: model.clone(), weights };
+    if context.config.distil.objective.target == Target::Logits {
+        loaded(&model.clone().classifier(context.classes), &given.weights)?;
+    }
+    loaded(model, &given.bare()).map_err(|e| hint(e, teacher.interpolate))?;
+    Ok(bytes)
+}
+
+/// A misshapen position table, with what would help.
+fn hint(error: Error, interpolate: bool) -> Error {
+    match error {
+        Error::Model(fd_model::ModelError::Shape { ref tensor, .. })
+            if !interpolate && (tensor.contains("pos_embed") || tensor.ends_with("position_bias_table")) =>
+        {
+            Error::Usage(format!("{error}; `interpolate = true` (--interpolate) makes positions of another grid or window fit"))
+        }
+        other => other,
+    }
 }
 
 /// A classifier's training step.

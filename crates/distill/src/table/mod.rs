@@ -8,12 +8,13 @@ pub(crate) mod render;
 mod result;
 mod work;
 
-pub use build::{Builder, TablePlan, cell};
+pub use build::{Builder, StageKind, TablePlan, cell};
 pub use config::{Data, Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS, Paper, TableConfig, Teacher};
 pub use context::{Context, Encoder, Sources};
 pub use lessons::{Ensemble, Member};
+pub use render::thousands;
 pub use result::{Cell, Certainty, Column, Comparison, Kind, PaperFigure, Row, TableResult};
-pub use work::{Job, PREDICTIONS, TableWork, WEIGHTS};
+pub use work::{Cost, Job, PREDICTIONS, TableWork, WEIGHTS};
 
 use crate::config::Source;
 

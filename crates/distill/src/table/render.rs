@@ -36,7 +36,7 @@ impl TableResult {
 }
 
 /// `10000` as `10,000`.
-pub(crate) fn thousands(n: usize) -> String {
+pub fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
