@@ -193,6 +193,10 @@ fn impossible_autoencoders_are_refused_by_key() {
     assert!(refused(MaeConfig { decoder_mlp_ratio: 0.0, ..good() }, tiny()).contains("`decoder_mlp_ratio`"));
     assert!(refused(MaeConfig { norm_pix: Some(0.0), ..good() }, tiny()).contains("`norm_pix`"));
     assert!(refused(good(), VitConfig { num_heads: 3, ..tiny() }).contains("`num_heads`"));
+    // Images of 4 x 6: masks of another grid would name other patches.
+    for img_size in [(6, 4), (2, 12), (4, 8)] {
+        assert!(refused(good(), VitConfig { img_size, ..tiny() }).contains("`img_size`"), "{img_size:?}");
+    }
 }
 
 fn tiny_text() -> TextConfig {
