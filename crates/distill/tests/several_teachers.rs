@@ -297,12 +297,15 @@ fn what_cannot_be_is_said_in_one_line() {
 
 #[test]
 fn a_token_that_is_not_there_is_refused_when_the_plan_is_made() {
-    let cls = Objective { target: Target::Cls, ..Objective::PAPER };
-    let [_, swin] = lessons();
-    for engine in [Engine::Fused, Engine::Dfdx] {
-        let fd = pair(&[Lesson { objective: cls, ..swin.clone() }]);
-        let said = fd.plan(BATCH, engine).expect_err("no such token").to_string();
-        assert!(said.contains("\"cls\"") && said.contains("CLS token") && !said.contains('\n'), "{said}");
+    let objective = Objective { target: Target::Cls, ..Objective::PAPER };
+    let [vit, swin] = lessons().map(|lesson| Lesson { objective, ..lesson });
+    let without = VitConfig { cls_token: false, ..student() };
+    for (student, lesson) in [(student(), swin), (without, vit)] {
+        for engine in [Engine::Fused, Engine::Dfdx] {
+            let fd = Distillation::of(&student.clone().into(), std::slice::from_ref(&lesson)).expect("a pair");
+            let said = fd.plan(BATCH, engine).expect_err("no such token").to_string();
+            assert_eq!(said, "objective target = \"cls\" needs a CLS token on student and teacher");
+        }
     }
 }
 
