@@ -110,7 +110,7 @@ where
         Target::Patches => x.slice((.., first_patch.., ..)),
         Target::Gap => x.slice((.., first_patch.., ..)).mean::<_, Axis<1>>().reshape_like(&(batch, 1, width)),
         Target::Cls if cls => x.slice((.., 0..1, ..)),
-        Target::Cls => return Err(Error::Usage("objective target = \"cls\" needs a teacher with a CLS token".into())),
+        Target::Cls => return Err(Error::Usage("objective target = \"cls\" needs a CLS token on student and teacher".into())),
         Target::Logits => return Err(Error::Usage("objective target = \"logits\" compares logits, not features".into())),
     })
 }

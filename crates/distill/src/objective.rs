@@ -92,7 +92,7 @@ impl Objective {
             Target::Patches => Some(Pooling::After { skip }).filter(|_| cls),
             Target::Gap => Some(Pooling::Mean { skip }),
             Target::Cls if cls => Some(Pooling::Token(0)),
-            Target::Cls => return Err(Error::Usage("objective target = \"cls\" needs a teacher with a CLS token".into())),
+            Target::Cls => return Err(Error::Usage("objective target = \"cls\" needs a CLS token on student and teacher".into())),
         };
         let (mut pred, mut target) = (student, teacher);
         if let Some(how) = how {

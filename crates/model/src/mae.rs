@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::{Block, BlockSpec, Declare, Pair};
 use crate::config::check_range;
+use crate::vit::grid_of;
 use crate::{Activation, Features, ModelError, QkvBias, Taps, Vit, VitConfig, sin_cos};
 
 /// What surrounds the encoder.
@@ -173,9 +174,18 @@ impl Mae {
     }
 
     /// Describes a pass over `images` [B, in_chans, H, W] of the configured size: what is visible is an input.
+    ///
+    /// # Errors
+    /// Images of another size; what [`Vit::plan_visible`] refuses.
     pub fn plan(&self, p: &mut Planner, images: Act) -> Result<MaePass, ModelError> {
         let encoder = self.encoder.config();
-        let (batch, (h, w)) = (p.shape(images).dims()[0], encoder.grid());
+        let (h, w) = encoder.grid();
+        let grid = grid_of(p, images, encoder.in_chans, encoder.patch_size)?;
+        if grid != (h, w) {
+            let why = format!("what is masked of a grid of {:?} patches does not serve one of {grid:?}", (h, w));
+            return Err(ModelError::Config { key: "img_size", why });
+        }
+        let batch = p.shape(images).dims()[0];
         let (patches, lead) = (h * w, usize::from(encoder.cls_token));
         let seen = self.config.visible(patches);
         let visible = p.input([batch, lead + seen]);

@@ -212,7 +212,7 @@ impl Block {
         let fc1 = d.pair("mlp.fc1", &[hidden, c]);
         let mlp_norm = config.mlp_norm_stages.contains(&(s + 1)).then(|| d.pair("mlp.norm", &[hidden]));
         let fc2 = d.pair("mlp.fc2", &[c, hidden]);
-        let ends = config.end_norm_interval > 0 && (i + 1) % config.end_norm_interval == 0;
+        let ends = config.end_norm_interval > 0 && (i + 1).is_multiple_of(config.end_norm_interval);
         let end_norm = ends.then(|| d.pair("enorm", &[c]));
         Block { norm1, qkv, qkv_bias, logit_scale, position, proj, norm2, fc1, mlp_norm, fc2, end_norm }
     }

@@ -1,10 +1,12 @@
 //! The planned ViT against dfdx (an independent implementation and autodiff) and against central differences, in f64.
 
-use std::collections::BTreeMap;
+#[allow(dead_code, reason = "what this test does not use of it, another does")]
+mod support;
 
-use fd_compute::{Act, Arena, Cx, DType, Device, Distance, Grads, Layout, Params, Plan, Planner, StepKey, Stream};
+use fd_compute::{Arena, Cx, DType, Device, Grads, Layout, Params, Planner, StepKey};
 use fd_model::reference::Reference;
 use fd_model::{Activation, Head, Init, Position, QkvBias, Taps, Vit, VitConfig, initialise};
+use support::{deviation, encoder, random, refusal};
 
 fn config(position: Position, qkv_bias: QkvBias, head: Head, cls_token: bool) -> VitConfig {
     VitConfig {
@@ -42,102 +44,31 @@ fn configs() -> Vec<VitConfig> {
     ]
 }
 
-/// A model with random parameters, its plan with loss = mean squared distance of its output to a random target.
-struct Built {
-    params: Params,
-    plan: Plan,
-    images: Act,
-    target: Act,
-    output: Act,
-    loss: Act,
-}
-
-fn random(n: usize, key: u64) -> Vec<f64> {
-    let mut s = Stream::new(&[key]);
-    (0..n).map(|_| s.normal()).collect()
-}
-
-fn build(config: &VitConfig) -> Built {
-    let mut layout = Layout::builder();
-    let vit = Vit::declare(config, &mut layout, "").expect("a valid model");
-    let layout = layout.finish();
-    let mut params = Params::new(&layout, DType::F64);
-    for (i, p) in layout.iter().enumerate() {
-        let norm = layout.name(p).contains("norm") && layout.name(p).ends_with("weight");
-        let n = layout.shape(p).iter().product();
-        params.set(p, &random(n, 10 + i as u64).iter().map(|v| 0.4 * v + f64::from(u8::from(norm))).collect::<Vec<_>>());
-    }
-    let mut p = Planner::new();
-    p.train(&layout);
-    let images = p.input([2, config.in_chans, config.img_size.0, config.img_size.1]);
-    p.want_grad(images);
-    let features = vit.plan(&mut p, images, Taps { blocks: true, attention: false }).expect("a plan");
-    let output = features.logits.unwrap_or(features.map());
-    let target = p.input(p.shape(output));
-    let loss = p.feature_loss(output, target, Distance::Mse, None).expect("equal shapes");
-    p.root(loss);
-    Built { params, plan: p.finish().expect("a plan"), images, target, output, loss }
-}
-
-impl Built {
-    fn arena(&self) -> Arena {
-        let mut arena = Arena::new(&self.plan, DType::F64);
-        arena.poison();
-        for (act, key) in [(self.images, 1), (self.target, 2)] {
-            arena.write_f64(act, &random(self.plan.shape(act).len(), key));
-        }
-        arena
-    }
-
-    fn loss(&self, params: &Params) -> f64 {
-        let (mut arena, sets) = (self.arena(), [params]);
-        self.plan.forward(&mut Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default())).expect("forward");
-        arena.scalar(self.loss)
-    }
-
-    /// Output, gradients of the parameters by name, gradient of the images.
-    fn gradients(&self) -> (Vec<f64>, BTreeMap<String, Vec<f64>>, Vec<f64>) {
-        let (mut arena, sets) = (self.arena(), [&self.params]);
-        let mut grads = Grads::new(self.params.layout(), DType::F64);
-        let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
-        self.plan.forward(&mut cx).expect("forward");
-        self.plan.backward(&mut cx, &mut grads).expect("backward");
-        let layout = self.params.layout();
-        let of_params = layout.iter().map(|p| (layout.name(p).to_string(), grads.to_f64(p))).collect();
-        (arena.to_f64(self.output), of_params, arena.grad_to_f64(self.images))
-    }
-}
-
-fn worst(found: &[f64], expected: &[f64]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let scale = expected.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
-    found.iter().zip(expected).map(|(a, b)| (a - b).abs() / scale).fold(0.0, f64::max)
-}
-
 #[test]
 fn equals_dfdx_forward_and_backward() {
     for config in configs() {
-        let built = build(&config);
-        let layout = built.params.layout();
-        let weights = layout.iter().map(|p| (layout.name(p).to_string(), (layout.shape(p).to_vec(), built.params.to_f64(p)))).collect();
+        let case = encoder(&config.clone().into());
+        let layout = case.params.layout();
+        let weights = layout.iter().map(|p| (layout.name(p).to_string(), (layout.shape(p).to_vec(), case.params.to_f64(p)))).collect();
         let reference = Reference::<f64>::new(&config, &weights).expect("the same parameters");
-        let images = reference.images(&random(2 * config.in_chans * config.img_size.0 * config.img_size.1, 1)).expect("images");
-        let (output, of_params, of_images) = built.gradients();
-        let target = random(output.len(), 2);
-        let cotangent: Vec<f64> = output.iter().zip(&target).map(|(o, t)| 2.0 * (o - t) / output.len() as f64).collect();
+        let [images, target] = &case.inputs[..] else { panic!("images and a target") };
+        let images = reference.images(&images.values).expect("images");
+        let found = case.run(DType::F64);
+        let output = &found.outputs[0];
+        let cotangent: Vec<f64> = output.iter().zip(&target.values).map(|(o, t)| 2.0 * (o - t) / output.len() as f64).collect();
         let expected = if config.head == Head::Features {
             reference.gradients_of_tokens(&images, &cotangent)
         } else {
             reference.gradients_of_logits(&images, &cotangent)
         };
         let expected = expected.expect("gradients");
-        assert!(worst(&of_images, &expected.images) < 1e-10, "{config:?}: images");
-        assert_eq!(of_params.len(), expected.weights.len());
-        for (name, found) in &of_params {
+        assert!(deviation(&found.inputs[0], &expected.images, 1e-6) < 1e-10, "{config:?}: images");
+        assert_eq!(found.params.len(), expected.weights.len());
+        for (name, found) in &found.params {
             let off = if name.ends_with("k_bias") {
                 found.iter().fold(0.0, |m: f64, v| m.max(v.abs()))
             } else {
-                worst(found, &expected.weights[name])
+                deviation(found, &expected.weights[name], 1e-6)
             };
             assert!(off < 1e-10, "{config:?}: {name} off by {off:.1e}");
         }
@@ -146,30 +77,8 @@ fn equals_dfdx_forward_and_backward() {
 
 #[test]
 fn equals_central_differences() {
-    const H: f64 = 1e-5;
     for config in configs() {
-        let built = build(&config);
-        let (_, gradients, _) = built.gradients();
-        let mut params = built.params.clone();
-        let layout = params.layout().clone();
-        for p in layout.iter() {
-            let (name, values) = (layout.name(p), params.to_f64(p));
-            let expected: Vec<f64> = (0..values.len())
-                .map(|i| {
-                    let mut at = |x: f64| {
-                        let mut moved = values.clone();
-                        moved[i] = x;
-                        params.set(p, &moved);
-                        built.loss(&params)
-                    };
-                    (at(values[i] + H) - at(values[i] - H)) / (2.0 * H)
-                })
-                .collect();
-            params.set(p, &values);
-            let scale = expected.iter().fold(1e-4f64, |m, v| m.max(v.abs()));
-            let off = gradients[name].iter().zip(&expected).map(|(a, b)| (a - b).abs() / scale).fold(0.0, f64::max);
-            assert!(off < 1e-5, "{config:?}: {name} off by {off:.1e}");
-        }
+        encoder(&config.clone().into()).equals_central_differences(&format!("{config:?}"));
     }
 }
 
@@ -203,9 +112,7 @@ fn impossible_models_are_refused_by_key() {
     let refused = |change: &dyn Fn(&mut VitConfig)| {
         let mut config = good.clone();
         change(&mut config);
-        let error = Vit::declare(&config, &mut Layout::builder(), "").expect_err("a refusal").to_string();
-        assert!(!error.contains('\n'), "one line: {error}");
-        error
+        refusal(Vit::declare(&config, &mut Layout::builder(), ""))
     };
     assert!(refused(&|c| c.patch_size = 4).contains("`img_size`"));
     assert!(refused(&|c| c.patch_size = 0).contains("`patch_size`"));

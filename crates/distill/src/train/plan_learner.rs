@@ -66,12 +66,15 @@ impl Loss {
             }
             Loss::InDfdx(outside) => {
                 let mut total = 0.0;
-                for &InDfdx { objective, prediction, teacher, cls, weight } in outside {
+                for (i, &InDfdx { objective, prediction, teacher, cls, weight }) in outside.iter().enumerate() {
                     let (student, target) = (cx.arena.value::<f32>(prediction), cx.arena.value::<f32>(teacher));
                     let shape = plan.shape(prediction);
                     let (loss, gradient) = value_and_gradient(&objective, shape.dims(), student, target, cls)?;
                     let seed = (cx.seed_grad * weight) as f32;
-                    cx.arena.grad_mut::<f32>(prediction).iter_mut().zip(gradient).for_each(|(to, g)| *to = seed * g);
+                    // Without projectors several teachers are compared with one prediction: its gradient is their sum.
+                    let add = outside[..i].iter().any(|before| before.prediction == prediction);
+                    let gradients = cx.arena.grad_mut::<f32>(prediction).iter_mut().zip(gradient);
+                    gradients.for_each(|(to, g)| *to = if add { *to + seed * g } else { seed * g });
                     values.push(f64::from(loss));
                     total += weight * f64::from(loss);
                 }
