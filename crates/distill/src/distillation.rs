@@ -179,6 +179,9 @@ impl Distillation {
             if !(lesson.weight > 0.0 && lesson.weight.is_finite()) {
                 return refuse(format!("a teacher's weight in the loss must be positive, not {}", lesson.weight));
             }
+            if let Some(channels) = lesson.renormalise.as_deref().filter(|c| c.len() != student.in_chans()) {
+                return refuse(format!("a teacher's normalisation of {} channels for images of {}", channels.len(), student.in_chans()));
+            }
             if target == Target::Map && student.cls_token() != lesson.teacher.cls_token() {
                 let who = if student.cls_token() { "student" } else { "teacher" };
                 return refuse(format!("objective target = \"map\": only the {who} has a CLS token; set target = \"patches\""));

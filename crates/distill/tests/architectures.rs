@@ -91,7 +91,7 @@ fn a_swin_learns_from_a_swin_from_a_vit_and_from_both() {
     let metrics = scratch.metrics("distil-swin-and-vit");
     let mut lines = metrics.lines().map(|l| l.split(',').collect::<Vec<_>>());
     let header = lines.next().unwrap();
-    let last = lines.last().unwrap();
+    let last = lines.next_back().unwrap();
     let at = |name: &str| last[header.iter().position(|h| *h == name).unwrap()].parse::<f64>();
     let (loss, first, second) = (at("loss").unwrap(), at("loss_1").unwrap(), at("loss_2").unwrap());
     assert!((loss - 0.5 * first - 0.5 * second).abs() < 1e-6 * loss && first != second, "{loss} {first} {second}");

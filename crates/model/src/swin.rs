@@ -10,7 +10,7 @@ mod position;
 
 use std::sync::Arc;
 
-use fd_compute::{Act, Bias, DropPath, LayoutBuilder, Param, Planner, Pooling, Scores, Span, Windows};
+use fd_compute::{Act, Bias, DropPath, LayoutBuilder, Param, Planner, Pooling, Scores, Span};
 
 pub use config::{BiasOutput, Coordinates, SwinAttention, SwinConfig, SwinPosition, SwinVersion};
 use position::PositionBias;
@@ -118,6 +118,10 @@ impl Swin {
             features.grid = grid;
             x = self.plan_stage(p, stage, (s, grid), x, taps, &mut features)?;
             if let (Some((reduction, norm)), true) = (stage.downsample, s < last) {
+                if grid.0 % 2 != 0 || grid.1 % 2 != 0 {
+                    let why = format!("a map of {} x {} tokens cannot be halved after stage {}", grid.0, grid.1, s + 1);
+                    return Err(ModelError::Config { key: "img_size", why });
+                }
                 x = p.patch_merge(x, grid)?;
                 if config.version == SwinVersion::V1 {
                     x = p.layer_norm(x, Some(norm), config.ln_eps)?;
@@ -160,9 +164,7 @@ impl Swin {
             let why = format!("a position bias for windows of {table_side} does not serve windows of {side}");
             return Err(ModelError::Config { key: "window_size", why });
         }
-        let shift = if side < map.0.min(map.1) { config.window_size / 2 } else { 0 };
-        let plain = Span::Windows(Arc::new(Windows::new(map, side, 0)?));
-        let shifted = if shift > 0 { Span::Windows(Arc::new(Windows::new(map, side, shift)?)) } else { plain.clone() };
+        let spans = config.windows(s, map)?.map(|windows| Span::Windows(Arc::new(windows)));
         let shared = stage.shared.as_ref().map(|b| b.plan(p, side)).transpose()?;
         features.rel_pos_bias.extend(shared);
         let before: usize = config.depths[..s].iter().sum();
@@ -173,7 +175,7 @@ impl Swin {
             };
             let drop = DropPath { rate: config.drop_path(before + i), site: self.first_site + 2 * (before + i) as u32 };
             let drop = Some(drop).filter(|d| d.rate > 0.0);
-            let span = if i % 2 == 0 { &plain } else { &shifted };
+            let span = &spans[i % 2];
             let heads = config.num_heads[s];
             let describe = |p: &mut Planner| block.plan(config, p, x, (heads, bias, span), drop, taps.attention);
             let (out, attention) = if self.recompute { p.recompute(describe)? } else { describe(p)? };

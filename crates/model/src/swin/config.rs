@@ -287,13 +287,19 @@ impl SwinConfig {
             let why = format!("a grid of {h} x {w} patches cannot be halved {s} times");
             return Err(ModelError::Config { key: "img_size", why });
         }
-        let side = self.window_of((map_h, map_w));
-        let shift = if side < map_h.min(map_w) { self.window_size / 2 } else { 0 };
-        match Windows::new((map_h, map_w), side, shift) {
+        self.windows(s, (map_h, map_w)).map(|_| ())
+    }
+
+    /// The windows of a stage's (from 0) even and odd blocks over a map: plain, and shifted by half their side unless one is the map.
+    pub(super) fn windows(&self, s: usize, map: (usize, usize)) -> Result<[Windows; 2], ModelError> {
+        let side = self.window_of(map);
+        let shift = if side < map.0.min(map.1) { self.window_size / 2 } else { 0 };
+        let of = |shift| match Windows::new(map, side, shift) {
             Err(fd_compute::Error::Argument { why, .. }) => {
                 Err(ModelError::Config { key: "window_size", why: format!("stage {}: {why}", s + 1) })
             }
-            other => Ok(other.map(|_| ())?),
-        }
+            other => Ok(other?),
+        };
+        Ok([of(0)?, of(shift)?])
     }
 }
