@@ -126,7 +126,7 @@ fn of_pair(price: &PairPrice) -> String {
         "recomputed: of every block of the student only its input is kept, and the rest is computed again in the backward pass.".into(),
     );
     notes.push(COUNTED.into());
-    notes.push(days(&price.fleet, Some(&price.schedule)));
+    notes.push(days(&price.fleet, Some(&price.schedule), true));
     [models.join("\n"), variants(price).join("\n"), notes.join("\n")].join("\n\n")
 }
 
@@ -200,7 +200,7 @@ fn of_all(price: &Overview) -> String {
     let lines = columns(&head, &price.architectures.iter().map(row).collect::<Vec<_>>()).join("\n");
     let of = "GFLOP are for an image. FD: the student that belongs to the architecture learns from that teacher, activations kept; more of one \
               with `distill plan NAME`.";
-    [lines, [of, COUNTED, &days(&price.fleet, Some(&price.schedule))].join("\n")].join("\n\n")
+    [lines, [of, COUNTED, &days(&price.fleet, Some(&price.schedule), false)].join("\n")].join("\n\n")
 }
 
 fn of_table(price: &TablePrice) -> String {
@@ -235,17 +235,18 @@ fn of_table(price: &TablePrice) -> String {
         figure(price.flops / 1e12),
         price.days.map_or(String::new(), |days| format!(", {} days one after the other", figure(days)))
     );
-    [lines.join("\n"), [total.as_str(), COUNTED, &days(&price.fleet, None)].join("\n")].join("\n\n")
+    [lines.join("\n"), [total.as_str(), COUNTED, &days(&price.fleet, None, false)].join("\n")].join("\n\n")
 }
 
 /// What the days are of, or how to get any.
-fn days(fleet: &Fleet, schedule: Option<&Schedule>) -> String {
+fn days(fleet: &Fleet, schedule: Option<&Schedule>, one_model: bool) -> String {
     let devices = if fleet.devices == 1 { "1 device".into() } else { format!("{} devices", thousands(fleet.devices)) };
     let of = schedule.map_or(String::new(), |s| format!("{} images x {} epochs, ", thousands(s.images), thousands(s.epochs)));
     match fleet.rate {
         Some(Rate::Tflops(x)) => format!("Days: {of}{devices} at a sustained {x} TFLOP/s each."),
         Some(Rate::ImagesPerSecond(x)) => format!("Days: {of}{devices} at {x} images/s each."),
-        None if schedule.is_none() => "Days: say what a device sustains, --tflops X.".into(),
-        None => "Days: say what a device sustains, --tflops X, or trains, --images-per-second X.".into(),
+        // Models of different sizes do not train equally many images a second.
+        None if one_model => "Days: say what a device sustains, --tflops X, or trains, --images-per-second X.".into(),
+        None => "Days: say what a device sustains, --tflops X.".into(),
     }
 }
