@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::ModelError;
 
 mod kwargs;
+mod swin_kwargs;
 
 pub use kwargs::{GoldenModel, config_from_kwargs};
 

@@ -139,7 +139,7 @@ pub struct MaePass {
     pub features: Features,
     /// Predicted pixels of every patch, [B, n, c P P].
     pub prediction: Act,
-    /// Mean squared distance to the target over the masked patches, [1].
+    /// Mean squared distance to the target over the masked patches, `[1]`.
     pub loss: Act,
 }
 

@@ -11,6 +11,7 @@
 mod gathered;
 mod span;
 mod tile;
+mod window_rows;
 
 use std::sync::Arc;
 
