@@ -238,7 +238,7 @@ impl Planner {
         Ok(y)
     }
 
-    /// y[b] = M x[b] over rows: x [B, R, C] to [B, S, C], or [R, C] to [S, C].
+    /// y = M x over the rows of every sample: x [B, R, C] to [B, S, C], or [R, C] to [S, C].
     pub fn sparse(&mut self, x: Act, matrix: Arc<Sparse>) -> Result<Act, Error> {
         let shape = self.shape(x);
         let (batch, rows) = match *shape.dims() {

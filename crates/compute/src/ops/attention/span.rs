@@ -9,7 +9,7 @@ use crate::{Error, Param};
 pub enum Scores {
     /// s · q·k, with s = D^-1/2 as a rule.
     Scaled(f64),
-    /// exp(min(t, ln 100)) · cos(q, k) with one trained t a head, `logit_scale` [H] (Swin v2).
+    /// exp(min(t, ln 100)) · cos(q, k) with one trained t a head, `logit_scale` `[H]` (Swin v2).
     Cosine(Param),
 }
 
