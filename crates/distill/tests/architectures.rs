@@ -141,7 +141,8 @@ fn a_checkpoint_of_another_grid_loads_when_asked_for() {
 fn what_does_not_go_together_is_told_by_key() {
     let scratch = Scratch::new("refused");
     let with = |set: &'static str, words: &str| refused(&scratch.table(CONFIG, &short(&[set]), &[]), words);
-    with("student.window_size=5", "`window_size`");
+    with("student.window_size=5", "student: model key `window_size`");
+    with("teachers.0.model.window_size=9", "teachers.Swin, supervised: model key `window_size`");
     with("student.num_heads=[3, 4]", "`num_heads`");
     with("student.depths=[2, 2, 2, 2]", "`num_heads`");
     with("student.patch_size=4", "`img_size`");
@@ -150,5 +151,10 @@ fn what_does_not_go_together_is_told_by_key() {
     with("ensembles.0.members.0.teacher=\"DINO\"", "no teacher `DINO`");
     with("ensembles.0.members.0.weight=0.0", "weight");
     with("columns=[\"knn\"]", "CLS token");
+    // Sizes of fine-tuning are refused before the first step, too.
+    let config = scratch.0.join("sizes.toml");
+    let text = std::fs::read_to_string(CONFIG).unwrap().replace("\nlabels_per_class = 0", "\nlabels_per_class = 0\nimg_size = [30, 30]");
+    std::fs::write(&config, text).unwrap();
+    refused(&scratch.table(&config.display().to_string(), &short(&[]), &[]), "fine_tune.fine-tune-6000: model key `window_size`");
     assert!(!scratch.0.join("run").exists());
 }

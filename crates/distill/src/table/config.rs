@@ -6,6 +6,7 @@ use fd_data::DataSpec;
 use fd_model::{Init, ModelConfig};
 use serde::{Deserialize, Serialize};
 
+use super::context::fine_tuned_model;
 use super::lessons::Ensemble;
 use super::result::Certainty;
 use crate::distillation::{Engine, Projector};
@@ -166,7 +167,7 @@ impl TableConfig {
         if let Some(seed) = self.seeds.iter().enumerate().find_map(|(i, s)| self.seeds[..i].contains(s).then_some(s)) {
             return usage(format!("seeds: {seed} stands there twice"));
         }
-        self.student.check()?;
+        self.student.check().map_err(|e| Error::Usage(format!("student: {e}")))?;
         distinct("teachers", self.teachers.iter().map(|t| &t.name))?;
         let slugs: Vec<String> = self.teachers.iter().map(|t| slug(&t.name)).collect();
         if let Some(i) = (0..slugs.len()).find(|&i| slugs[i].is_empty() || slugs[..i].contains(&slugs[i])) {
@@ -176,7 +177,7 @@ impl TableConfig {
         distinct("columns", self.columns.iter())?;
         for teacher in &self.teachers {
             let at = format!("teachers.{}", teacher.name);
-            teacher.model.check()?;
+            teacher.model.check().map_err(|e| Error::Usage(format!("{at}: {e}")))?;
             if teacher.model.img_size() != self.student.img_size() || teacher.model.in_chans() != self.student.in_chans() {
                 return usage(format!("{at}.model.img_size and in_chans must equal the student's: both see the same view"));
             }
@@ -198,6 +199,10 @@ impl TableConfig {
             };
             if let Some(other) = self.fine_tune[..i].iter().find(same) {
                 return usage(format!("fine_tune: `{}` is the same as `{}`", column.name, other.name));
+            }
+            for model in std::iter::once(&self.student).chain(self.teachers.iter().map(|t| &t.model)) {
+                let at = |e| Error::Usage(format!("fine_tune.{}: {e}", column.name));
+                fine_tuned_model(model, column, &column.train, classes).check().map_err(at)?;
             }
             let samples = if column.labels_per_class == 0 { samples } else { column.labels_per_class.saturating_mul(classes) };
             for (key, how) in [("train", &column.train), ("from_scratch", &column.from_scratch)] {
