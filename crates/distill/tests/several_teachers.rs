@@ -350,6 +350,6 @@ fn a_teacher_sees_images_normalised_its_own_way() {
 
     // A factor too few.
     let short = Lesson { renormalise: Some(Arc::from([(1.0, 0.0)])), ..vit };
-    let said = Distillation::of(&student().into(), &[short]).err().expect("channels that do not fit").to_string();
+    let said = Distillation::of(&student().into(), &[short]).expect_err("channels that do not fit").to_string();
     assert_eq!(said, "a teacher's normalisation of 1 channels for images of 2");
 }
