@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::bytes::Bytes;
-use crate::entry::Entry;
+use crate::dtype::Dtype;
+use crate::entry::{Entry, MAX_RANK};
 use crate::error::{Result, WeightsError, named};
 use crate::notes;
-use crate::pickle::{Object, Pickle, Value, layout};
+use crate::pickle::{Object, Pickle, Tensor, Value, layout};
 use crate::zip::Range;
 
 const MAX_DEPTH: usize = 100;
@@ -148,17 +149,29 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The entry of a tensor, if its storage has the bytes it says.
-    fn entry(&self, tensor: &crate::pickle::Tensor) -> Result<Entry> {
+    /// The entry of a tensor, if it lies inside its storage. That the storage has the bytes it claims was checked when it was found.
+    fn entry(&self, tensor: &Tensor) -> Result<Entry> {
         let object = |at| self.pickle.object(Value::Ref(at));
-        let range = self.ranges.get(tensor.storage as usize);
-        let (Some(layout), Some(range)) = (layout(object(tensor.shape), object(tensor.strides)), range) else {
+        let Some(Object::Storage(storage)) = object(tensor.storage) else {
             return Err(self.misfit("it has no storage".into()));
         };
-        let size = tensor.dtype.size() as u64;
-        let available = range.len.saturating_sub(tensor.byte) / size;
-        layout.measure(0, available, self.bytes.len()).map_err(|why| self.misfit(why))?;
-        Ok(Entry::new(layout, tensor.dtype, range.start.saturating_add(tensor.byte), tensor.storage as usize))
+        let index = storage.index as usize;
+        let (Some(layout), Some(range)) = (layout(object(tensor.shape), object(tensor.strides)), self.ranges.get(index)) else {
+            return Err(self.misfit(format!("its shape and strides are not tuples of as many natural numbers, at most {MAX_RANK}")));
+        };
+        let Ok(offset) = u64::try_from(tensor.offset) else {
+            return Err(self.misfit(format!("it begins before its storage, at element {}", tensor.offset)));
+        };
+        // Lengths count the storage's elements, offsets the tensor's.
+        let (stored, size) = (storage.dtype.map_or(1, Dtype::size) as u64, tensor.dtype.size() as u64);
+        let available = storage.len.saturating_mul(stored) / size;
+        let (elements, _) = layout.measure(offset, available, self.bytes.len()).map_err(|why| self.misfit(why))?;
+        let offset = if elements == 0 { 0 } else { offset * size };
+        let start = storage.start.checked_mul(stored).and_then(|view| range.start.checked_add(view)?.checked_add(offset));
+        match start {
+            Some(start) => Ok(Entry::new(layout, tensor.dtype, start, index)),
+            None => Err(self.misfit("it lies further off than can be counted".into())),
+        }
     }
 
     fn unique(&self) -> Result<()> {

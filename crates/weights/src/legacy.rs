@@ -47,7 +47,7 @@ pub(crate) fn read(bytes: &Bytes) -> Result<Contents> {
 /// The pickle at `at`, and on to what is behind it.
 fn next(bytes: &Bytes, at: &mut u64) -> Result<Pickle> {
     let mut cursor = Cursor::new(bytes, *at, MAX_PICKLE.min(bytes.len().saturating_sub(*at)))?;
-    let pickle = Pickle::read(&mut cursor, false, bytes.len())?;
+    let pickle = Pickle::read(&mut cursor, false)?;
     *at = cursor.position();
     Ok(pickle)
 }

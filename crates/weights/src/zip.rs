@@ -1,9 +1,11 @@
-//! The directory of a zip archive whose entries are stored uncompressed, as PyTorch writes them: names and where their bytes lie.
+//! The directory of a zip archive: names and where their bytes lie. Entries that are read have to be stored as they are, as PyTorch
+//! writes them; the code in TorchScript archives, which is not read, may be compressed.
 //!
 //! A zip file says everything twice, and readers that believe different copies see different files. Here both copies have to agree,
 //! names are unique, and no two entries share a byte.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Included, Unbounded};
 
 use rawzip::{CompressionMethod, ZipArchiveEntryWayfinder, ZipLocator};
 
@@ -31,31 +33,59 @@ pub(crate) fn failed(bytes: &Bytes, why: String) -> WeightsError {
 struct Listed {
     wayfinder: ZipArchiveEntryWayfinder,
     at: u64,
+    method: CompressionMethod,
 }
 
-/// The entries of the archive by name.
-pub(crate) fn read(bytes: &Bytes) -> Result<BTreeMap<String, Range>> {
-    let mut buffer = vec![0; usize::try_from(bytes.len().clamp(1024, BUFFER)).unwrap_or(1024)];
-    let archive = ZipLocator::new().locate_in_reader(bytes, &mut buffer, bytes.len());
-    let archive = archive.map_err(|(_, e)| failed(bytes, format!("its directory cannot be found: {}", one_line(e))))?;
-    let listed = list(bytes, &archive, &mut buffer)?;
-    let mut ranges = BTreeMap::new();
-    let mut taken = Vec::with_capacity(listed.len());
-    for (name, entry) in listed {
-        let range = agreed(&archive, &name, &entry, &mut buffer).map_err(|why| failed(bytes, format!("entry `{}` {why}", named(&name))))?;
-        if range.start + range.len > archive.directory_offset() {
-            return Err(failed(bytes, format!("entry `{}` reaches beyond the directory", named(&name))));
+/// The entries of an archive.
+pub(crate) struct Directory<'a> {
+    bytes: &'a Bytes,
+    entries: BTreeMap<String, (Range, CompressionMethod)>,
+}
+
+impl<'a> Directory<'a> {
+    /// Reads the directory, and the header in front of each entry.
+    pub(crate) fn read(bytes: &'a Bytes) -> Result<Self> {
+        let mut buffer = vec![0; usize::try_from(bytes.len().clamp(1024, BUFFER)).unwrap_or(1024)];
+        let archive = ZipLocator::new().locate_in_reader(bytes, &mut buffer, bytes.len());
+        let archive = archive.map_err(|(_, e)| failed(bytes, format!("its directory cannot be found: {}", one_line(e))))?;
+        let rest = bytes.len().saturating_sub(archive.end_offset());
+        if rest > 0 {
+            return Err(failed(bytes, format!("{rest} bytes come after its end")));
         }
-        taken.push((entry.at, range.start + range.len));
-        ranges.insert(name, range);
-    }
-    taken.sort_unstable();
-    match taken.windows(2).find(|pair| pair[0].1 > pair[1].0) {
-        None => Ok(ranges),
-        Some(pair) => {
-            let inner = ranges.iter().find(|(_, range)| range.start + range.len == pair[1].1);
+        let mut entries = BTreeMap::new();
+        let mut taken = vec![];
+        for (name, listed) in list(bytes, &archive, &mut buffer)? {
+            let refused = |why: String| failed(bytes, format!("entry `{}` {why}", named(&name)));
+            let range = agreed(&archive, &name, &listed, &mut buffer).map_err(refused)?;
+            let end = range.start.saturating_add(range.len);
+            if end > archive.directory_offset() {
+                return Err(refused("reaches beyond the directory".into()));
+            }
+            taken.push((listed.at, end));
+            entries.insert(name, (range, listed.method));
+        }
+        taken.sort_unstable();
+        if let Some(pair) = taken.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+            let inner = entries.iter().find(|(_, (range, _))| range.start.saturating_add(range.len) == pair[1].1);
             let inner = inner.map_or_else(String::new, |(name, _)| named(name));
-            Err(failed(bytes, format!("entry `{inner}` overlaps another")))
+            return Err(failed(bytes, format!("entry `{inner}` overlaps another")));
+        }
+        Ok(Directory { bytes, entries })
+    }
+
+    /// Names in order, from `first` on.
+    pub(crate) fn names_from<'b>(&'b self, first: &str) -> impl Iterator<Item = &'b str> {
+        self.entries.range::<str, _>((Included(first), Unbounded)).map(|(name, _)| name.as_str())
+    }
+
+    /// Where the bytes of an entry lie, if there is one of that name.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Range>> {
+        match self.entries.get(name) {
+            None => Ok(None),
+            Some(&(range, CompressionMethod::STORE)) => Ok(Some(range)),
+            Some((_, method)) => {
+                Err(failed(self.bytes, format!("entry `{}` is compressed ({method}); PyTorch stores it as it is", named(name))))
+            }
         }
     }
 }
@@ -73,14 +103,11 @@ fn list(bytes: &Bytes, archive: &Archive<'_>, buffer: &mut [u8]) -> Result<BTree
         if entry.flags().is_encrypted() || entry.flags().has_strong_encryption() || entry.flags().is_masked() {
             return refused("is encrypted".into());
         }
-        if entry.compression_method() != CompressionMethod::STORE {
-            return refused(format!("is compressed ({}); PyTorch stores entries as they are", entry.compression_method()));
-        }
-        let (stored, original) = (entry.compressed_size_hint(), entry.uncompressed_size_hint());
-        if stored != original {
+        let (method, stored, original) = (entry.compression_method(), entry.compressed_size_hint(), entry.uncompressed_size_hint());
+        if method == CompressionMethod::STORE && stored != original {
             return refused(format!("is stored as it is, but in {stored} bytes of {original}"));
         }
-        let found = Listed { wayfinder: entry.wayfinder(), at: entry.local_header_offset() };
+        let found = Listed { wayfinder: entry.wayfinder(), at: entry.local_header_offset(), method };
         if listed.insert(name.to_owned(), found).is_some() {
             return refused("is there twice".into());
         }
@@ -99,15 +126,16 @@ fn agreed(archive: &Archive<'_>, name: &str, entry: &Listed, buffer: &mut [u8]) 
     if header.file_path().as_bytes() != name.as_bytes() {
         return Err(format!("is called `{}` in its own header", named(&String::from_utf8_lossy(header.file_path().as_bytes()))));
     }
-    if header.compression_method() != CompressionMethod::STORE || header.flags().is_encrypted() {
-        return Err("is compressed or encrypted by its own header".into());
+    if header.compression_method() != entry.method || header.flags().is_encrypted() {
+        return Err("is compressed or encrypted in another way by its own header".into());
     }
     let (start, end) = found.compressed_data_range();
     let len = end - start;
-    for size in [header.compressed_size_hint(), header.uncompressed_size_hint()] {
+    let sizes = [(len, header.compressed_size_hint()), (entry.wayfinder.uncompressed_size_hint(), header.uncompressed_size_hint())];
+    for (listed, found) in sizes {
         // A writer that does not know the size yet puts zero, and the size behind the bytes.
-        if size != len && !(size == 0 && header.flags().has_data_descriptor()) {
-            return Err(format!("has {len} bytes in the directory and {size} in its own header"));
+        if found != listed && !(found == 0 && header.flags().has_data_descriptor()) {
+            return Err(format!("has {listed} bytes in the directory and {found} in its own header"));
         }
     }
     Ok(Range { start, len })

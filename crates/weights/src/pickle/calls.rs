@@ -1,7 +1,7 @@
 //! The calls a state dict needs, and what they mean. None of them is made: each is a description that is read.
 
 use crate::dtype::Dtype;
-use crate::entry::Layout;
+use crate::entry::{Layout, MAX_RANK};
 use crate::error::{Result, named};
 use crate::notes;
 
@@ -47,7 +47,8 @@ impl Machine<'_, '_> {
             },
             Global::NumpyScalar => numpy::scalar(self.object(first), self.object(second)),
             Global::Encode => return self.encoded(first),
-            Global::NumpyReconstruct | Global::Inert => Object::Opaque,
+            Global::NumpyReconstruct => Object::Note("numpy array".into()),
+            Global::Inert => Object::Opaque,
             Global::Storage(_) | Global::Dtype(_) | Global::FirstArgument | Global::Path => {
                 let name = match self.object(callable) {
                     Some(Object::Global(_, name)) => named(name),
@@ -75,7 +76,7 @@ impl Machine<'_, '_> {
         match object {
             Some(Object::Instance(instance)) => instance.state = state,
             Some(Object::NumpyDtype(dtype)) => dtype.big_endian = big_endian,
-            Some(Object::Dict(_) | Object::Tensor(_) | Object::Opaque) => {}
+            Some(Object::Dict(_) | Object::Tensor(_) | Object::Note(_) | Object::Opaque) => {}
             _ => return self.fail("attributes are given to something that has none"),
         }
         Ok(())
@@ -97,6 +98,9 @@ impl Machine<'_, '_> {
         };
         self.charge(key.len() as u64)?;
         let element = dtype.map_or(1, Dtype::size) as u64;
+        if len.checked_mul(element).is_none() {
+            return self.fail(format!("the storage `{}` has more bytes than can be counted", named(&key)));
+        }
         let index = self.storage_record(key, element, len)?;
         let (start, len) = if view == Value::None { (0, len) } else { self.view(view, len)? };
         Ok(Object::Storage(Storage { index, dtype, start, len }))
@@ -139,45 +143,20 @@ impl Machine<'_, '_> {
         if !expected.contains(&count) || !empty {
             return self.fail("a tensor is described in a way that is not known");
         }
-        let (Some(&Object::Storage(storage)), Some(offset)) = (self.object(storage), natural(offset)) else {
-            return self.fail("a tensor has no storage, or none of its own");
+        let (Some(&Object::Storage(stored)), Value::Ref(storage), Value::Int(offset)) = (self.object(storage), storage, offset) else {
+            return self.fail("a tensor has no storage, or no place in it");
         };
         let dtype = match (global, self.object(seventh)) {
             (Global::RebuildTensorV3, Some(&Object::Global(Global::Dtype(dtype), _))) => Some(dtype),
             (Global::RebuildTensorV3, _) => None,
-            _ => storage.dtype,
+            _ => stored.dtype,
         };
-        let Some(dtype) = dtype else {
-            return self.fail("a tensor has no type that is known");
-        };
-        self.fitted(storage, dtype, offset, shape, strides)
-    }
-
-    /// The tensor, if it lies in its storage as far as the pickle tells.
-    fn fitted(&mut self, storage: Storage, dtype: Dtype, offset: u64, shape: Value, strides: Value) -> Result<Value> {
-        let (Value::Ref(shape_at), Value::Ref(strides_at)) = (shape, strides) else {
-            return self.fail("the shape of a tensor is not a tuple");
-        };
-        let Some(layout) = layout(self.object(shape), self.object(strides)) else {
-            return self.fail("the shape and strides of a tensor are not tuples of as many natural numbers");
-        };
-        let (stored, size) = (storage.dtype.map_or(1, Dtype::size) as u64, dtype.size() as u64);
-        // Lengths count the storage's elements, offsets the tensor's.
-        let available = storage.len.checked_mul(stored).map(|bytes| bytes / size);
-        let Some(available) = available else {
-            return self.fail("a storage has more bytes than can be counted");
-        };
-        if let Err(why) = layout.measure(offset, available, self.file) {
-            return self.fail(format!("a tensor does not fit: {why}"));
-        }
-        let first = if layout.shape.contains(&0) { 0 } else { offset };
-        let byte = first.checked_mul(size).and_then(|at| at.checked_add(storage.start.checked_mul(stored)?));
-        match byte {
-            Some(byte) => {
-                let tensor = Tensor { dtype, storage: storage.index, shape: shape_at, strides: strides_at, byte };
-                self.new_object(Object::Tensor(tensor))
+        match (dtype, shape, strides) {
+            (Some(dtype), Value::Ref(shape), Value::Ref(strides)) => {
+                self.new_object(Object::Tensor(Tensor { dtype, storage, shape, strides, offset }))
             }
-            None => self.fail("a tensor lies further off than can be counted"),
+            (None, ..) => self.fail("a tensor has no type that is known"),
+            _ => self.fail("the shape of a tensor is not a tuple"),
         }
     }
 
@@ -250,7 +229,7 @@ impl Machine<'_, '_> {
         let Some(Object::Tuple(parts)) = self.object(parts) else {
             return self.fail("a path has no parts");
         };
-        let mut path = String::new();
+        let (mut path, count) = (String::new(), parts.len());
         for &part in parts {
             let Some(Object::Str(part)) = self.object(part) else {
                 return self.fail("a part of a path is not a string");
@@ -263,7 +242,7 @@ impl Machine<'_, '_> {
                 break;
             }
         }
-        self.charge(path.len() as u64)?;
+        self.charge((path.len() + count) as u64)?;
         Ok(notes::cut(&path).to_owned())
     }
 
@@ -307,7 +286,7 @@ pub(crate) fn layout(shape: Option<&Object>, strides: Option<&Object>) -> Option
     let (Some(Object::Tuple(shape)), Some(Object::Tuple(strides))) = (shape, strides) else {
         return None;
     };
-    if shape.len() != strides.len() || shape.len() > crate::entry::MAX_RANK {
+    if shape.len() != strides.len() || shape.len() > MAX_RANK {
         return None;
     }
     let numbers = |tuple: &[Value]| tuple.iter().map(|&value| usize::try_from(natural(value)?).ok()).collect::<Option<Vec<_>>>();

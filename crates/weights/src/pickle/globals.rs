@@ -170,7 +170,9 @@ fn builtins(name: &str) -> Option<Global> {
     match name {
         "set" | "frozenset" | "list" | "tuple" => Some(Global::Sequence),
         "dict" => Some(Global::Mapping),
-        "int" | "float" | "bool" | "str" | "bytes" | "complex" | "slice" | "object" | "long" | "unicode" => Some(Global::Inert),
+        "int" | "float" | "bool" | "str" | "bytes" | "bytearray" | "complex" | "slice" | "object" | "long" | "unicode" => {
+            Some(Global::Inert)
+        }
         _ => None,
     }
 }

@@ -9,28 +9,25 @@ use super::value::{Object, Value};
 use super::{Cursor, Pickle, StorageRecord, opcode as op};
 
 /// Objects, remembered values and values on the stack a pickle may have.
-const MAX_OBJECTS: usize = 1 << 22;
+pub(super) const MAX_OBJECTS: usize = 1 << 22;
 
 pub(super) struct Machine<'a, 'b> {
     pub(super) cursor: &'a mut Cursor<'b>,
     torch_script: bool,
-    /// The length of the file.
-    pub(super) file: u64,
     pub(super) objects: Vec<Object>,
     pub(super) storages: Vec<StorageRecord>,
     pub(super) storage_keys: HashMap<Box<str>, u32>,
-    stack: Vec<Value>,
-    marks: Vec<usize>,
+    pub(super) stack: Vec<Value>,
+    pub(super) marks: Vec<usize>,
     memo: HashMap<u32, Value>,
     copied: u64,
 }
 
 impl<'a, 'b> Machine<'a, 'b> {
-    pub(super) fn new(cursor: &'a mut Cursor<'b>, torch_script: bool, file: u64) -> Self {
+    pub(super) fn new(cursor: &'a mut Cursor<'b>, torch_script: bool) -> Self {
         Machine {
             cursor,
             torch_script,
-            file,
             objects: vec![],
             storages: vec![],
             storage_keys: HashMap::new(),
@@ -341,58 +338,5 @@ impl<'a, 'b> Machine<'a, 'b> {
         self.copied = self.copied.saturating_add(items);
         let earned = self.cursor.consumed() * 2 + 1024;
         if self.copied <= earned { Ok(()) } else { self.fail("it copies more than it holds") }
-    }
-
-    fn push(&mut self, value: Value) -> Result<()> {
-        if self.stack.len() >= MAX_OBJECTS {
-            return self.fail(format!("more than {MAX_OBJECTS} values at once"));
-        }
-        self.stack.push(value);
-        Ok(())
-    }
-
-    fn push_object(&mut self, object: Object) -> Result<()> {
-        let value = self.new_object(object)?;
-        self.push(value)
-    }
-
-    /// Where the stack may not be popped any further.
-    fn floor(&self) -> usize {
-        self.marks.last().copied().unwrap_or(0)
-    }
-
-    fn pop(&mut self) -> Result<Value> {
-        let floor = self.floor();
-        match self.stack.pop() {
-            Some(value) if self.stack.len() >= floor => Ok(value),
-            _ => self.fail("an instruction lacks its operand"),
-        }
-    }
-
-    fn top(&self) -> Result<Value> {
-        match self.stack.last() {
-            Some(&value) if self.stack.len() > self.floor() => Ok(value),
-            _ => self.fail("an instruction lacks its operand"),
-        }
-    }
-
-    fn top_object(&mut self) -> Result<Option<&mut Object>> {
-        Ok(match self.top()? {
-            Value::Ref(at) => self.objects.get_mut(at as usize),
-            _ => None,
-        })
-    }
-
-    fn since_mark(&mut self) -> Result<Vec<Value>> {
-        match self.marks.pop() {
-            Some(mark) if mark <= self.stack.len() => Ok(self.stack.split_off(mark)),
-            _ => self.fail("an instruction lacks its mark"),
-        }
-    }
-
-    fn pairs_since_mark(&mut self) -> Result<Vec<(Value, Value)>> {
-        let items = self.since_mark()?;
-        let (pairs, rest) = items.as_chunks();
-        if rest.is_empty() { Ok(pairs.iter().map(|&[key, value]| (key, value)).collect()) } else { self.fail("a key has no value") }
     }
 }

@@ -10,6 +10,7 @@ mod globals;
 mod machine;
 mod numpy;
 mod opcode;
+mod stack;
 mod value;
 
 use crate::error::Result;
@@ -44,8 +45,8 @@ impl Pickle {
     /// Follows one pickle to its end; the cursor stands behind it then.
     ///
     /// In TorchScript archives, and only there, the module objects they define themselves are read as their attributes.
-    pub(crate) fn read(cursor: &mut Cursor<'_>, torch_script: bool, file: u64) -> Result<Self> {
-        machine::Machine::new(cursor, torch_script, file).run()
+    pub(crate) fn read(cursor: &mut Cursor<'_>, torch_script: bool) -> Result<Self> {
+        machine::Machine::new(cursor, torch_script).run()
     }
 
     /// The object a value stands for.

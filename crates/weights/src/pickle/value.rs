@@ -56,15 +56,16 @@ pub(crate) struct Storage {
     pub(crate) len: u64,
 }
 
-/// A tensor whose shape was found to fit its storage. Shape and strides stay the tuples they are, which many tensors may share.
+/// A tensor as it is described, which need not fit its storage. Storage, shape and strides are the numbers of objects, which many
+/// tensors may share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tensor {
     pub(crate) dtype: Dtype,
     pub(crate) storage: u32,
     pub(crate) shape: u32,
     pub(crate) strides: u32,
-    /// From the storage's first byte to the first element.
-    pub(crate) byte: u64,
+    /// The first element, in elements of the tensor's own type.
+    pub(crate) offset: i64,
 }
 
 /// A numpy type code such as `f8`.

@@ -45,11 +45,11 @@ pub struct TensorSpec {
 impl TensorSpec {
     /// A contiguous tensor that is all of its storage.
     pub fn new(key: &str, class: &'static str, shape: &[i64]) -> Self {
-        let mut strides = vec![1; shape.len()];
+        let mut strides = vec![1i64; shape.len()];
         for i in (1..shape.len()).rev() {
-            strides[i - 1] = strides[i] * shape[i];
+            strides[i - 1] = strides[i].wrapping_mul(shape[i]);
         }
-        let numel = shape.iter().product();
+        let numel = shape.iter().fold(1i64, |product, &extent| product.wrapping_mul(extent));
         TensorSpec { key: key.into(), class, numel, offset: 0, shape: shape.to_vec(), strides, view: None }
     }
 
