@@ -12,7 +12,6 @@ use crate::{legacy, safe, torch_zip};
 
 /// The kind of a weight file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Container {
     /// safetensors.
     Safetensors,

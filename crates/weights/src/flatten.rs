@@ -15,7 +15,8 @@ use crate::pickle::{Object, Pickle, Tensor, Value, layout};
 use crate::zip::Range;
 
 const MAX_DEPTH: usize = 100;
-const MAX_VALUES: usize = 1_000_000;
+/// Values that are walked over: as many as the file has bytes, which an honest one does not exceed, between these.
+const VALUES: (u64, u64) = (1_000_000, 16_000_000);
 /// Bytes of a name.
 const MAX_NAME: usize = 1024;
 /// What results may always take, and what they may for each byte of the file.
@@ -67,6 +68,7 @@ impl Walk<'_> {
         }
         self.visit(self.pickle.root, false, false)?;
         let mut visited = 0;
+        let most = self.bytes.len().clamp(VALUES.0, VALUES.1);
         while let Some(frame) = self.frames.last_mut() {
             self.path.truncate(frame.path);
             let (state, unnamed) = (frame.state, frame.unnamed);
@@ -76,8 +78,8 @@ impl Walk<'_> {
             };
             frame.next += 1;
             visited += 1;
-            if visited > MAX_VALUES {
-                return Err(self.unnameable(format!("its pickle unfolds to more than {MAX_VALUES} values")));
+            if visited > most {
+                return Err(self.unnameable(format!("its pickle unfolds to more than {most} values")));
             }
             let has_name = self.extend(&key);
             self.visit(value, unnamed || !has_name, matches!(key, Key::State))?;

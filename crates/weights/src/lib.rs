@@ -15,9 +15,10 @@
 //! imported and nothing is called.
 //!
 //! # Bounds
-//! A pickle may have 256 MiB, 4 million objects and containers nested 100 deep; a tensor 16 dimensions, and no more elements than the
-//! file has bytes (or 65,536), so that a stride of zero cannot ask for terabytes. Opening holds at most a small multiple of the file's
-//! length, whatever its bytes say; the crate's mutation test counts it.
+//! A pickle may have 256 MiB, 4 million objects and containers nested 100 deep, and unfold to as many values as the file has bytes (or a
+//! million); a tensor may have 16 dimensions, and no more elements than the file has bytes (or 65,536), so that a stride of zero cannot
+//! ask for terabytes. Whatever the bytes say, opening a file and reading a tensor of it holds no more than 1 MiB and 160 bytes for each
+//! byte of the file; that is the worst that can be crafted, where an honest file takes what its names take. `tests/mutate.rs` counts it.
 //!
 //! Checksums inside zip archives are not verified: PyTorch can be told not to write them. [`WeightFile::sha256`] is over the whole file.
 

@@ -35,7 +35,6 @@ fn called(container: Container) -> &'static str {
         Container::TorchZip => "torch-zip",
         Container::TorchLegacy => "torch-legacy",
         Container::TorchScript => "torchscript",
-        _ => "another",
     }
 }
 
