@@ -53,6 +53,12 @@ impl Folder {
         Ok(Self { name: shown(path), root: path.to_owned(), channels, files, labels, class_names })
     }
 
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The image files in sample order.
     #[must_use]
     pub fn files(&self) -> &[PathBuf] {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use fd_compute::optim::{AdamW, Rate, clip_factor, grad_norm};
 use fd_compute::{Arena, Cx, DType, Device, Grads, Params, StepKey, Stream};
-use fd_model::{Init, ModelConfig, Position, QkvBias, VitConfig, initialise, preset};
+use fd_model::{Init, ModelConfig, VitConfig, initialise, preset};
 use serde::Serialize;
 
 pub use attention::attention;
@@ -55,14 +55,8 @@ impl Preset {
         };
         let teacher =
             VitConfig { img_size: (side, side), patch_size: patch, embed_dim: dim, depth, num_heads: heads, ..VitConfig::default() };
-        let student = VitConfig {
-            position: Position::SharedRelative,
-            qkv_bias: QkvBias::Qv,
-            layer_scale: Some(0.1),
-            drop_path_rate: 0.1,
-            ..teacher.clone()
-        };
-        Ok((student.into(), teacher.into(), batch))
+        let teacher = ModelConfig::from(teacher);
+        Ok((teacher.student().with_drop_path(0.1), teacher, batch))
     }
 }
 

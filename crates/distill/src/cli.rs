@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 mod plan;
+mod weights;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use fd_distill::config::Source;
 use fd_distill::table;
 
 pub use self::plan::PlanArgs;
+use self::weights::{ConvertArgs, FeaturesArgs, InitArgs, InspectArgs, KnnArgs};
 use crate::commands::{RunOptions, SweepOptions, TableOptions};
 
 /// Feature distillation of vision transformers.
@@ -41,8 +43,20 @@ pub struct Cli {
 pub enum Command {
     /// Distil teachers, evaluate before and after with controls; writes a table and figures
     Table(TableArgs),
+    /// Run a configuration of your own; as `table --config FILE`
+    Run(RunFileArgs),
     /// Run a table at several points of its keys; writes a table, a figure and a verdict
     Sweep(SweepArgs),
+    /// Write a commented configuration that distils a teacher of yours on images of yours
+    Init(InitArgs),
+    /// What is in a weight file: tensors, statistics, the architecture; exit code 1 when it is broken or not what was asked for
+    Inspect(InspectArgs),
+    /// Write an encoder's weights in official, timm's or transformers' names
+    Convert(ConvertArgs),
+    /// Extract features of a folder of images to a file; goes on where it was stopped
+    Features(FeaturesArgs),
+    /// Nearest-neighbour accuracy of frozen features
+    Knn(KnnArgs),
     /// What a distillation, or a table, would cost: FLOPs, memory, days; runs and allocates nothing of it
     Plan(Box<PlanArgs>),
     /// How the runs below a folder stand
@@ -140,9 +154,12 @@ pub struct TableArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     run: RunArgs,
-    /// A teacher of your own (safetensors with official names, of the shape that the first teacher's `model` says) as the only one
+    /// A teacher of your own (safetensors or PyTorch, of the shape that the first teacher's `model` says) as the only one
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
+    /// The model in that file, where it holds several: a part of its path, such as teacher
+    #[arg(long, value_name = "PATH", requires = "teacher")]
+    pub key: Option<String>,
     /// Interpolate that teacher's positions to the model's grid and windows, if they are for others
     #[arg(long, requires = "teacher")]
     pub interpolate: bool,
@@ -168,7 +185,31 @@ impl TableArgs {
     pub fn options(&self, device: Device) -> TableOptions {
         let config = self.config.clone().map_or_else(|| self.preset.source(), Source::File);
         let (teacher, ship) = (self.teacher.clone(), self.ship.clone());
-        TableOptions { config, run: self.run.options(device), teacher, interpolate: self.interpolate, pretrain: self.pretrain, ship }
+        let (run, key, interpolate) = (self.run.options(device), self.key.clone(), self.interpolate);
+        TableOptions { config, run, teacher, key, interpolate, pretrain: self.pretrain, ship }
+    }
+}
+
+/// `distill run`.
+#[derive(Debug, Args)]
+pub struct RunFileArgs {
+    /// The configuration, such as `distill init` writes
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl RunFileArgs {
+    /// Is nothing to run?
+    pub fn dry_run(&self) -> bool {
+        self.run.dry_run
+    }
+
+    /// What the command needs.
+    pub fn options(&self, device: Device) -> TableOptions {
+        let (config, run) = (Source::File(self.file.clone()), self.run.options(device));
+        TableOptions { config, run, teacher: None, key: None, interpolate: false, pretrain: false, ship: None }
     }
 }
 

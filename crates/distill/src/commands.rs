@@ -2,9 +2,12 @@
 
 mod columns;
 mod execute;
+mod features;
+mod init;
 mod plan;
 mod sweep;
 mod table;
+mod weights;
 
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -14,9 +17,12 @@ use fd_distill::bench::{self, BenchOptions};
 use fd_distill::{parity as goldens, status as runs};
 
 pub use execute::RunOptions;
+pub use features::{KnnOptions, features, knn};
+pub use init::init;
 pub use plan::{PlanOptions, Priced, plan};
 pub use sweep::{SweepOptions, sweep};
 pub use table::{TableOptions, table};
+pub use weights::{ConvertOptions, InspectOptions, convert, inspect};
 
 /// How a command ended that was not stopped by an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Feature distillation: objectives, training, evaluation, tables.
 
+pub mod asked;
 pub mod bench;
 mod checksum;
 pub mod config;
@@ -8,6 +9,7 @@ pub mod dino;
 pub mod distillation;
 mod error;
 pub mod evaluate;
+pub mod features;
 mod figure;
 pub mod graph;
 pub mod groups;
@@ -25,6 +27,7 @@ pub mod run_dir;
 pub mod schedule;
 pub mod snapshot;
 pub mod stage_log;
+pub mod starter;
 pub mod statistics;
 pub mod status;
 pub mod sweep;

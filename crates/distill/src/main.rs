@@ -69,7 +69,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
     // What has nothing to save may be stopped as any program is.
     let resumes = match &cli.command {
         Command::Table(args) => !args.dry_run(),
+        Command::Run(args) => !args.dry_run(),
         Command::Sweep(args) => !args.dry_run(),
+        Command::Features(_) | Command::Knn(_) => true,
         _ => false,
     };
     if resumes {
@@ -77,7 +79,19 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
     }
     match &cli.command {
         Command::Table(args) => commands::table(&args.options(cli.device), out),
+        Command::Run(args) => commands::table(&args.options(cli.device), out),
         Command::Sweep(args) => commands::sweep(&args.options(cli.device), out),
+        Command::Init(args) => {
+            let (options, force) = args.options();
+            commands::init(&options, force, out)
+        }
+        Command::Inspect(args) => commands::inspect(&args.options(), out),
+        Command::Convert(args) => commands::convert(&args.options(), out),
+        Command::Features(args) => {
+            let (asked, wanted, options) = args.options(cli.device);
+            commands::features(&asked, wanted, options, out)
+        }
+        Command::Knn(args) => commands::knn(&args.options(cli.device), out),
         Command::Plan(args) => commands::plan(&args.options()?, out),
         Command::Status { folder } => commands::status(folder, out),
         Command::Parity { folder } => commands::parity(folder, out),

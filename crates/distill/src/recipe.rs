@@ -1,6 +1,7 @@
 //! What a configuration says about a stage: views of the images, the optimiser's numbers. Nothing here has a hidden default.
 
 use fd_data::{Augment, AugmentConfig, Geometry, Interpolation, MixConfig, Photometric};
+pub use fd_model::Statistics as Normalise;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -22,16 +23,6 @@ pub struct Views {
     /// Colour jitter, grayscale, blur, solarisation; nothing if not stated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub photometric: Option<Photometric>,
-}
-
-/// Mean and standard deviation of the images' channels, on a scale of 0 to 1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Normalise {
-    /// One mean a channel.
-    pub mean: Vec<f32>,
-    /// One standard deviation a channel.
-    pub std: Vec<f32>,
 }
 
 impl Views {

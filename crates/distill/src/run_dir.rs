@@ -181,6 +181,14 @@ pub(crate) fn remove_temporaries(dir: &Path) {
 }
 
 /// Writes a file under a temporary name beside it, syncs and renames it; parent folders are made.
+/// Writes a whole file under a temporary name, syncs it to disk and renames it; its folders are made.
+///
+/// # Errors
+/// [`Error::File`]; an older file of that name is untouched then.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_atomically(path, |file| file.write_all(bytes))
+}
+
 pub(crate) fn write_atomically(path: &Path, contents: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<(), Error> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = temporary(path);

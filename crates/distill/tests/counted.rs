@@ -55,14 +55,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 fn vit_pair() -> [ModelConfig; 2] {
     let teacher = VitConfig { img_size: (32, 32), patch_size: 4, embed_dim: 96, depth: 4, num_heads: 3, ..VitConfig::default() };
-    let student = VitConfig {
-        position: Position::SharedRelative,
-        qkv_bias: QkvBias::Qv,
-        layer_scale: Some(0.1),
-        drop_path_rate: 0.1,
-        ..teacher.clone()
-    };
-    [student.into(), teacher.into()]
+    let teacher = ModelConfig::from(teacher);
+    [teacher.student().with_drop_path(0.1), teacher]
 }
 
 fn swin_pair() -> [ModelConfig; 2] {

@@ -68,6 +68,27 @@ pub enum ModelError {
         /// What is wrong with it.
         why: String,
     },
+    /// A file whose model is not the one that is asked for.
+    #[error("{file}: {why}")]
+    Misfit {
+        /// The checkpoint.
+        file: String,
+        /// What differs, what was found, what would fit.
+        why: String,
+    },
+    /// Numbers that no trained model has.
+    #[error("{file}: tensor `{tensor}` holds {count} values that are not finite numbers")]
+    NotFinite {
+        /// The checkpoint.
+        file: String,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// How many.
+        count: usize,
+    },
+    /// A file that cannot be read.
+    #[error(transparent)]
+    Weights(#[from] fd_weights::WeightsError),
     /// Operands that do not fit in a plan.
     #[error(transparent)]
     Compute(#[from] fd_compute::Error),

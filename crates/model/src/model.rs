@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::{Checkpoint, Features, Head, ModelError, Swin, SwinConfig, Taps, Vit, VitConfig, preset};
+use crate::{Checkpoint, Features, Head, ModelError, Position, QkvBias, Swin, SwinConfig, SwinVersion, Taps, Vit, VitConfig, preset};
 
 /// The description of an encoder.
 ///
@@ -179,6 +179,41 @@ impl ModelConfig {
             }
         }
         weights
+    }
+
+    /// The paper's student of a teacher like this: of a ViT one with a single relative position bias for all blocks, query and value
+    /// biases and LayerScale (section 3.2), of a Swin the Swin v2 of its sizes.
+    pub fn student(&self) -> ModelConfig {
+        match self {
+            ModelConfig::Vit(c) => ModelConfig::Vit(VitConfig {
+                img_size: c.img_size,
+                patch_size: c.patch_size,
+                in_chans: c.in_chans,
+                embed_dim: c.embed_dim,
+                depth: c.depth,
+                num_heads: c.num_heads,
+                mlp_ratio: c.mlp_ratio,
+                cls_token: c.cls_token,
+                position: Position::SharedRelative,
+                qkv_bias: QkvBias::Qv,
+                layer_scale: Some(0.1),
+                ..VitConfig::default()
+            }),
+            ModelConfig::Swin(c) if c.version == SwinVersion::V2 => {
+                ModelConfig::Swin(SwinConfig { head: Head::Features, num_classes: 0, ..c.clone() })
+            }
+            ModelConfig::Swin(c) => ModelConfig::Swin(SwinConfig {
+                img_size: c.img_size,
+                patch_size: c.patch_size,
+                in_chans: c.in_chans,
+                embed_dim: c.embed_dim,
+                depths: c.depths.clone(),
+                num_heads: c.num_heads.clone(),
+                window_size: c.window_size,
+                mlp_ratio: c.mlp_ratio,
+                ..SwinConfig::version_2()
+            }),
+        }
     }
 
     /// What it is called in tables and messages: `vit` or `swin`.

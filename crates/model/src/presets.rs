@@ -5,7 +5,7 @@
 //! al. 2021), Swin v2 (Liu et al. 2022; T, S and B as the official distillation code trains them, at 224 pixels; L and G as they were
 //! pretrained, at 192 pixels with windows of 12), CLIP (Radford et al. 2021), DINOv2 (Oquab et al. 2023).
 
-use crate::{Activation, ModelConfig, ModelError, SwinConfig, VitConfig};
+use crate::{Activation, ModelConfig, ModelError, Position, SwinConfig, VitConfig};
 
 /// All names [`preset`] knows.
 pub const PRESETS: [&str; 20] = [
@@ -47,6 +47,27 @@ pub fn preset(name: &str) -> Result<ModelConfig, ModelError> {
         _ => None,
     };
     config.ok_or_else(unknown)
+}
+
+/// The preset that a model is one of, but for the size of its images, its positions and its head.
+pub(crate) fn nearest(model: &ModelConfig) -> Option<&'static str> {
+    let like = |name: &&&str| match (preset(name), model) {
+        (Ok(ModelConfig::Vit(p)), ModelConfig::Vit(c)) => {
+            let dinov2 = |c: &VitConfig| c.layer_scale.is_some() && c.position == Position::Absolute;
+            let sizes = |c: &VitConfig| (c.embed_dim, c.depth, c.num_heads, c.patch_size, c.pre_norm);
+            sizes(&p) == sizes(c) && dinov2(&p) == dinov2(c)
+        }
+        (Ok(ModelConfig::Swin(p)), ModelConfig::Swin(c)) => {
+            (p.embed_dim, &p.depths, &p.num_heads, p.version) == (c.embed_dim, &c.depths, &c.num_heads, c.version)
+        }
+        _ => false,
+    };
+    PRESETS.iter().find(like).copied()
+}
+
+/// The heads that ViTs of this width have.
+pub(crate) fn heads_of(width: usize) -> Option<usize> {
+    ["tiny", "small", "base", "large", "huge"].into_iter().filter_map(vit).find(|c| c.embed_dim == width).map(|c| c.num_heads)
 }
 
 fn sized(embed_dim: usize, depth: usize, num_heads: usize) -> VitConfig {

@@ -60,7 +60,7 @@ fn clips_parameters_have_names_of_their_own_there() {
     let mut layout = Layout::builder();
     Model::declare(&config.into(), &mut layout, "").expect("a model");
     let layout = layout.finish();
-    let of = |name: &str| Naming::Clip.of(name).unwrap_or_else(|| panic!("{name} has no name in CLIP")).name;
+    let of = |name: &str| Naming::Clip.of(name).unwrap_or_else(|| panic!("{name} has no name in CLIP")).name();
     let theirs: HashSet<String> = layout.iter().map(|p| of(layout.name(p))).collect();
     assert_eq!(theirs.len(), layout.iter().len(), "two parameters of one name");
 }

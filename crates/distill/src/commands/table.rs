@@ -24,6 +24,8 @@ pub struct TableOptions {
     pub run: RunOptions,
     /// A teacher's weights in place of the configuration's teachers.
     pub teacher: Option<PathBuf>,
+    /// The model in that file.
+    pub key: Option<String>,
     /// Interpolate its positions to the model's grid and windows.
     pub interpolate: bool,
     /// Train teachers even where the binary has them.
@@ -46,6 +48,7 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
         for teacher in &mut config.teachers {
             (teacher.name, teacher.weights) = ("given teacher".into(), Some(path.clone()));
             teacher.interpolate |= options.interpolate;
+            teacher.key = options.key.clone().or_else(|| teacher.key.take());
         }
         config.paper.clear();
         config.ensembles.clear();
@@ -63,6 +66,18 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
     }
     let (run, ran) = execution.run(&name, &resolved, &seeds)?;
     let store = execution.store();
+    for (name, id) in &plan.encoders {
+        run.link(format!("weights/{name}"), &store.dir(graph.node(*id)).join(WEIGHTS))?;
+    }
+    if context.config.columns.is_empty() {
+        curves::curves(run.path(), &status::RunPlan::read(run.path())?)?;
+        writeln!(out, "{} stages ran, {} were there already. Weights:", ran.ran, ran.cached).context("standard output")?;
+        for (name, _) in &plan.encoders {
+            writeln!(out, "  {}", run.path().join("weights").join(name).display()).context("standard output")?;
+        }
+        out.flush().context("standard output")?;
+        return Ok(Outcome::Done);
+    }
     let result = plan.result(&graph, &store)?;
     for (name, text) in [("table.md", result.markdown()), ("table.tex", result.latex()), ("table.csv", result.csv())] {
         run.write(name, text.as_bytes())?;
@@ -74,9 +89,6 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
         result.differences_figure(&run.file(format!("differences.{end}")))?;
     }
     curves::curves(run.path(), &status::RunPlan::read(run.path())?)?;
-    for (name, id) in &plan.encoders {
-        run.link(format!("weights/{name}"), &store.dir(graph.node(*id)).join(WEIGHTS))?;
-    }
     writeln!(out, "{}", result.markdown()).context("standard output")?;
     let outcome = teachers_of(options, &plan, &graph, &store, out)?;
     writeln!(out, "{} stages ran, {} were there already. Written to {}", ran.ran, ran.cached, run.path().display())

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fd_compute::{Arena, Layout, Params, Plan};
 use fd_model::goldens::{Golden, GoldenModel};
-use fd_model::{ModelConfig, names, relative_index};
+use fd_model::{ModelConfig, relative_index};
 
 use super::Stop;
 
@@ -106,16 +106,13 @@ impl<'a> Checks<'a> {
         let mut params = Params::new(layout, fd_compute::DType::F32);
         for p in layout.iter() {
             let name = layout.name(p).strip_prefix(ours).unwrap_or(layout.name(p));
-            let foreign = model.foreign(&self.golden.case, name)?;
-            let (shape, values) = self.tensor(&foreign.name)?;
-            let expected = foreign.shape(layout.shape(p));
+            let (name, foreign) = model.foreign(&self.golden.case, name)?;
+            let (shape, values) = self.tensor(&name)?;
+            let expected = foreign.shape(layout.shape(p)).unwrap_or_default();
             if shape != expected {
-                return Err(Stop::Failed(format!("`{}` has shape {shape:?}, the model needs {expected:?}", foreign.name)));
+                return Err(Stop::Failed(format!("`{name}` has shape {shape:?}, the model needs {expected:?}")));
             }
-            match foreign.transposed {
-                true => params.set(p, &names::transpose(values, shape[0], shape[1])),
-                false => params.set(p, values),
-            }
+            params.set(p, &foreign.to_ours(values.to_vec(), layout.shape(p)));
         }
         Ok(params)
     }

@@ -3,7 +3,7 @@
 use fd_compute::{Arena, Cx, DType, Device, Grads, Layout, Params, Planner, Pooling, StepKey};
 use fd_model::goldens::GoldenModel;
 use fd_model::goldens::Part;
-use fd_model::{Coordinates, Model, ModelConfig, QkvBias, SwinAttention, SwinConfig, SwinPosition, Taps, VitConfig, names};
+use fd_model::{Coordinates, Model, ModelConfig, QkvBias, SwinAttention, SwinConfig, SwinPosition, Taps, VitConfig};
 use serde::de::IgnoredAny;
 
 use super::Stop;
@@ -192,12 +192,10 @@ fn compare_training(
     let mut grads = Grads::new(params.layout(), DType::F32);
     plan.backward(&mut cx, &mut grads)?;
     for p in grads.layout().iter() {
-        let foreign = golden.foreign(&checks.golden().case, grads.layout().name(p))?;
-        let (shape, mut values) = (grads.layout().shape(p), grads.to_f64(p));
-        if foreign.transposed {
-            values = names::transpose(&values, shape[0], shape[1]);
-        }
-        compare_gradient(checks, &foreign.name.replacen(&golden.prefix, "g.", 1), &foreign.shape(shape), &values)?;
+        let (name, foreign) = golden.foreign(&checks.golden().case, grads.layout().name(p))?;
+        let shape = grads.layout().shape(p);
+        let values = foreign.to_theirs(grads.to_f64(p), shape);
+        compare_gradient(checks, &name.replacen(&golden.prefix, "g.", 1), &foreign.shape(shape).unwrap_or_default(), &values)?;
     }
     Ok(())
 }

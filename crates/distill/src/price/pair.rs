@@ -1,6 +1,6 @@
 //! A student and its teacher, by the names of architectures.
 
-use fd_model::{ModelConfig, Position, QkvBias, SwinVersion, VitConfig, preset};
+use fd_model::{ModelConfig, SwinVersion, preset};
 use serde::Serialize;
 
 use super::fleet::Fleet;
@@ -162,27 +162,18 @@ impl Pair {
 
 fn student_of(name: &str) -> Result<ModelConfig, Error> {
     let student = match preset(name)? {
-        ModelConfig::Vit(c) => ModelConfig::Vit(VitConfig {
-            img_size: c.img_size,
-            patch_size: c.patch_size,
-            embed_dim: c.embed_dim,
-            depth: c.depth,
-            num_heads: c.num_heads,
-            position: Position::SharedRelative,
-            qkv_bias: QkvBias::Qv,
-            layer_scale: Some(0.1),
-            ..VitConfig::default()
-        }),
-        ModelConfig::Swin(c) if c.version == SwinVersion::V2 => ModelConfig::Swin(c),
-        ModelConfig::Swin(c) => match preset(&name.replacen("swin-", "swinv2-", 1))?.with_img_size(c.img_size) {
-            ModelConfig::Swin(mut student) => {
-                if student.check().is_err() {
-                    student.window_size = c.window_size;
+        ModelConfig::Swin(c) if c.version == SwinVersion::V1 => {
+            match preset(&name.replacen("swin-", "swinv2-", 1))?.with_img_size(c.img_size) {
+                ModelConfig::Swin(mut student) => {
+                    if student.check().is_err() {
+                        student.window_size = c.window_size;
+                    }
+                    ModelConfig::Swin(student)
                 }
-                ModelConfig::Swin(student)
+                other => other,
             }
-            other => other,
-        },
+        }
+        same => same.student(),
     };
     Ok(student.with_drop_path(DROP_PATH))
 }

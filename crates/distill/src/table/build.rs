@@ -7,7 +7,8 @@ use fd_model::ModelConfig;
 use serde_json::Value;
 
 use super::config::{KNN, PROBE_AVG, PROBE_CLS, Teacher};
-use super::context::{Context, fits_memory, given};
+use super::context::{Context, fits_memory};
+use super::given::Given;
 use super::lessons::Ensemble;
 use super::result::{Cell, Column, Kind, PaperFigure, Row, TableResult};
 use super::work::{Cost, Job, PREDICTIONS, TableWork};
@@ -100,8 +101,8 @@ impl<'a> Builder<'a> {
             plan.encoders.push((teachers::file_name(&teacher.name), weights));
             let (mut on, mut students) = (vec![], vec![]);
             for &seed in &c.seeds {
-                if teacher.train_on_epochs > 0 {
-                    let how = Box::new(teacher.pretrain.lasting(teacher.train_on_epochs));
+                if let Some(pretrain) = teacher.pretrain.as_ref().filter(|_| teacher.train_on_epochs > 0 && !c.columns.is_empty()) {
+                    let how = Box::new(pretrain.lasting(teacher.train_on_epochs));
                     let job = Job::Pretrain { model: teacher.model.clone(), how, on: true };
                     on.push(self.add(context, job, seed, &[weights], ("train-on", &teacher.name))?);
                 }
@@ -127,7 +128,9 @@ impl<'a> Builder<'a> {
             let row = self.ensemble(context, ensemble, &mut plan)?;
             plan.rows.push(row);
         }
-        self.controls(context, &mut plan)?;
+        if !c.columns.is_empty() {
+            self.controls(context, &mut plan)?;
+        }
         Ok(plan)
     }
 
@@ -201,10 +204,17 @@ impl<'a> Builder<'a> {
     fn teacher(&mut self, context: &Arc<Context>, teacher: &Teacher, plan: &mut TablePlan) -> Result<NodeId, Error> {
         let (model, title) = (teacher.model.clone(), ("pretrain", teacher.name.as_str()));
         if let Some(path) = &teacher.weights {
-            let bytes = if self.priced { vec![] } else { given(context, teacher, path)? };
-            return self.add(context, Job::Given { model, bytes: bytes.into() }, teacher.seed, &[], ("given", &teacher.name));
+            let job = if self.priced {
+                Job::Shipped { model, bytes: vec![].into() }
+            } else {
+                Job::Given(Box::new(Given::look(context, teacher, path)?))
+            };
+            return self.add(context, job, teacher.seed, &[], ("given", &teacher.name));
         }
-        let job = Job::Pretrain { model: model.clone(), how: Box::new(teacher.pretrain.clone()), on: false };
+        let Some(pretrain) = teacher.pretrain.clone() else {
+            return Err(Error::Usage(format!("teachers.{}: either pretrain or weights is needed", teacher.name)));
+        };
+        let job = Job::Pretrain { model: model.clone(), how: Box::new(pretrain), on: false };
         let work = TableWork { context: context.clone(), job: job.clone(), seed: teacher.seed };
         let identity = work.identity();
         let made_so = |entry: &Shipped| self.graph.key(&identity, &[], &entry.simd).as_str() == entry.key;
@@ -217,7 +227,7 @@ impl<'a> Builder<'a> {
             return Ok(id);
         }
         let bytes = teachers::bytes(&file).ok_or_else(|| Error::Usage(format!("the shipped teacher {file} is not in this binary")))?;
-        let work = TableWork { context: context.clone(), job: Job::Given { model, bytes: bytes.into() }, seed: teacher.seed };
+        let work = TableWork { context: context.clone(), job: Job::Shipped { model, bytes: bytes.into() }, seed: teacher.seed };
         let spec = Spec {
             slug: slug(&format!("shipped {}", teacher.name)),
             title: format!("shipped {}", teacher.name),

@@ -26,7 +26,8 @@ pub struct TableConfig {
     pub seeds: Vec<u64>,
     /// How models start.
     pub init: Init,
-    /// What is measured, in order: names of fine-tunings, [`PROBE_CLS`], [`PROBE_AVG`], [`KNN`]. The first is the main one.
+    /// What is measured, in order: names of fine-tunings, [`PROBE_CLS`], [`PROBE_AVG`], [`KNN`]. The first is the main one. Empty: students
+    /// are made and not measured, for which images need no labels.
     pub columns: Vec<String>,
     /// Images.
     pub data: Data,
@@ -40,12 +41,16 @@ pub struct TableConfig {
     /// Feature distillation.
     pub distil: Distil,
     /// Fine-tunings, the same for every row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fine_tune: Vec<FineTune>,
-    /// The linear probe, the same for every row.
-    pub probe: ProbeConfig,
-    /// The nearest neighbours, the same for every row.
-    pub knn: Knn,
+    /// The linear probe, the same for every row; needed by its columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeConfig>,
+    /// The nearest neighbours, the same for every row; needed by their column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knn: Option<Knn>,
     /// The paper's figures.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paper: Vec<Paper>,
 }
 
@@ -60,13 +65,15 @@ pub const KNN: &str = "knn";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Training images, with labels.
+    /// Training images, with labels where anything is measured or trained on them.
     pub train: DataSpec,
-    /// Test images, with labels.
-    pub test: DataSpec,
+    /// Test images, with labels; needed where anything is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<DataSpec>,
     /// Training images a class to use; 0: all.
     pub train_per_class: usize,
     /// Test images a class to use; 0: all.
+    #[serde(default)]
     pub test_per_class: usize,
     /// Statistics of the channels.
     pub normalise: Normalise,
@@ -80,9 +87,15 @@ pub struct Data {
 pub struct Teacher {
     /// Its name in the table.
     pub name: String,
-    /// A checkpoint of your own (safetensors, official names) in place of pretraining.
+    /// A checkpoint of your own (safetensors or PyTorch, official, timm's or transformers' names) in place of pretraining.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// The model in that checkpoint, where it holds several: a part of its path, such as `teacher`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Names of its tensors that may be left over (`*` at the end stands for any rest).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
     /// Interpolate the positions of that checkpoint to this model's grid and windows, if they are for others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub interpolate: bool,
@@ -93,9 +106,11 @@ pub struct Teacher {
     pub seed: u64,
     /// Its architecture.
     pub model: ModelConfig,
-    /// How it is pretrained.
-    pub pretrain: Pretrain,
+    /// How it is pretrained; needed without weights, and to train it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<Pretrain>,
     /// Epochs of the control that trains the teacher on, so that more training is not taken for distillation; 0: no such row.
+    #[serde(default)]
     pub train_on_epochs: usize,
 }
 
@@ -181,7 +196,12 @@ impl TableConfig {
             if teacher.model.img_size() != self.student.img_size() || teacher.model.in_chans() != self.student.in_chans() {
                 return usage(format!("{at}.model.img_size and in_chans must equal the student's: both see the same view"));
             }
-            teacher.pretrain.check(&format!("{at}.pretrain"), &teacher.model, samples)?;
+            match &teacher.pretrain {
+                Some(pretrain) => pretrain.check(&format!("{at}.pretrain"), &teacher.model, samples)?,
+                None if teacher.weights.is_none() => return usage(format!("{at}: either pretrain or weights is needed")),
+                None if teacher.train_on_epochs > 0 => return usage(format!("{at}.train_on_epochs: needs pretrain, which says how")),
+                None => {}
+            }
             if teacher.train_on_epochs > MOST_EPOCHS {
                 return usage(format!("{at}.train_on_epochs: {} is more than {MOST_EPOCHS}", teacher.train_on_epochs));
             }
@@ -225,21 +245,24 @@ impl TableConfig {
             let names: Vec<&str> = self.fine_tune.iter().map(|f| f.name.as_str()).chain([PROBE_CLS, PROBE_AVG, KNN]).collect();
             return usage(format!("columns: no measure `{column}`; there are {}", names.join(", ")));
         }
-        if self.columns.is_empty() {
-            return usage("columns: at least one is needed".into());
+        let probes = |c: &String| *c == PROBE_CLS || *c == PROBE_AVG || *c == KNN;
+        for (table, there) in [("probe", self.probe.is_some()), ("knn", self.knn.is_some())] {
+            if let Some(column) = self.columns.iter().find(|c| probes(c)).filter(|_| !there) {
+                return usage(format!("columns: `{column}` needs a table [{table}]"));
+            }
         }
         let cls = self.columns.iter().any(|c| c == PROBE_CLS || c == KNN);
         if cls && (!self.student.cls_token() || self.teachers.iter().any(|t| !t.model.cls_token())) {
             return usage(format!("columns: {PROBE_CLS} and {KNN} need models with a CLS token"));
         }
         if self.distil.objective.target == Target::Logits
-            && let Some(t) = self.teachers.iter().find(|t| t.weights.is_none() && matches!(t.pretrain, Pretrain::Dino { .. }))
+            && let Some(t) = self.teachers.iter().find(|t| t.weights.is_none() && matches!(t.pretrain, Some(Pretrain::Dino { .. })))
         {
             return usage(format!("distil.objective.target: teacher `{}` has no classifier to give logits", t.name));
         }
         self.distil.recipe.check("distil", samples)?;
-        self.probe.check()?;
-        self.knn.check()
+        self.probe.iter().try_for_each(ProbeConfig::check)?;
+        self.knn.iter().try_for_each(Knn::check)
     }
 
     /// Views and mixing are refused here, not when their stage begins.
@@ -259,8 +282,9 @@ impl TableConfig {
         for teacher in &self.teachers {
             let at = format!("teachers.{}.pretrain.train", teacher.name);
             match &teacher.pretrain {
-                Pretrain::Supervised { train } => mixes(at, train)?,
-                Pretrain::Dino { train } => {
+                None => {}
+                Some(Pretrain::Supervised { train }) => mixes(at, train)?,
+                Some(Pretrain::Dino { train }) => {
                     for (i, crops) in train.crops.iter().enumerate() {
                         usable(format!("{at}.crops.{i}"), &crops.views, crops.size)?;
                     }
@@ -274,6 +298,12 @@ impl TableConfig {
         usable("distil".into(), &self.distil.views, size)
     }
 
+    /// Is anything measured, or learnt from labels?
+    pub fn needs_labels(&self) -> bool {
+        let supervised = |t: &Teacher| t.weights.is_none() && matches!(t.pretrain, Some(Pretrain::Supervised { .. }));
+        !self.columns.is_empty() || self.teachers.iter().any(supervised) || self.distil.objective.target == Target::Logits
+    }
+
     /// The training of a column, if it is a fine-tuning.
     pub fn fine_tuning(&self, column: &str) -> Option<&FineTune> {
         self.fine_tune.iter().find(|f| f.name == column)
@@ -284,7 +314,7 @@ impl TableConfig {
         match column {
             PROBE_CLS => "linear probe, CLS".into(),
             PROBE_AVG => "linear probe, average".into(),
-            KNN => format!("{}-NN, CLS", self.knn.k),
+            KNN => format!("{}-NN, CLS", self.knn.as_ref().map_or(0, |knn| knn.k)),
             _ => self.fine_tuning(column).map_or(column.into(), |f| f.title.clone()),
         }
     }

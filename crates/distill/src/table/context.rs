@@ -1,20 +1,18 @@
 //! What the stages of one table share: its configuration, its data, its device; and models made ready for training.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use fd_compute::{DType, Device, Layout, Params, Planner};
 use fd_data::{Augment, Crop, DataSpec, Loader, LoaderConfig, Mix, Source, Subset, open};
 use fd_model::{Checkpoint, Init, Model, ModelConfig, Taps, initialise};
 
-use super::config::{Data, FineTune, TableConfig, Teacher};
+use super::config::{Data, FineTune, TableConfig};
 use super::render::thousands;
 use crate::Error;
 use crate::dino::{Dino, DinoLearner, HEAD};
 use crate::evaluate::in_order;
 use crate::graph::hex;
-use crate::objective::Target;
 use crate::recipe::{Recipe, Supervised, plain_view};
 use crate::train::{Loss, Task};
 
@@ -62,8 +60,13 @@ impl Context {
     pub fn with(config: TableConfig, device: Device, sources: &mut Sources) -> Result<Self, Error> {
         device.check()?;
         let Data { train, test, train_per_class, test_per_class, .. } = &config.data;
-        let (train, train_print) = sources.open("data.train", train, *train_per_class)?;
-        let (test, test_print) = sources.open("data.test", test, *test_per_class)?;
+        let labels = config.needs_labels();
+        let (train, train_print) = sources.open("data.train", train, *train_per_class, labels)?;
+        let (test, test_print) = match test {
+            Some(test) => sources.open("data.test", test, *test_per_class, labels)?,
+            None if config.columns.is_empty() => (train.clone(), train_print.clone()),
+            None => return Err(Error::Usage("data.test: what is measured (columns) needs test images".into())),
+        };
         let classes = train.num_classes();
         config.check(train.len(), classes)?;
         let usage = |why: String| Err(Error::Usage(why));
@@ -80,6 +83,11 @@ impl Context {
             }
         }
         Ok(Context { config, device, train, test, classes, fingerprints: [train_print, test_print] })
+    }
+
+    /// Weights with their model's description, the statistics of its images among it.
+    pub fn described(&self, weights: Checkpoint, model: &ModelConfig) -> Result<Checkpoint, Error> {
+        Ok(weights.described(model, Some(&self.config.data.normalise))?)
     }
 
     /// The training data in words.
@@ -136,32 +144,23 @@ pub fn loaded(config: &ModelConfig, weights: &Checkpoint) -> Result<(Model, Para
     Ok((vit, params))
 }
 
-/// The bytes of the weights that stand in for a teacher's pretraining; they have to be those of its model.
-pub fn given(context: &Context, teacher: &Teacher, path: &Path) -> Result<Vec<u8>, Error> {
-    let model = &teacher.model;
-    let bytes = std::fs::read(path).map_err(|e| Error::File { path: path.into(), why: format!("cannot be read: {e}") })?;
-    let mut weights = Checkpoint::from_bytes(&path.display().to_string(), &bytes)?;
-    let resized = if teacher.interpolate { weights.resize_positions(model, None)? } else { vec![] };
-    resized.iter().for_each(|r| tracing::warn!("{}: {r}", path.display()));
-    let bytes = if resized.is_empty() { bytes } else { weights.to_bytes()? };
-    let given = Encoder { config: model.clone(), weights };
-    if context.config.distil.objective.target == Target::Logits {
-        loaded(&model.clone().classifier(context.classes), &given.weights)?;
-    }
-    loaded(model, &given.bare()).map_err(|e| hint(e, teacher.interpolate))?;
-    Ok(bytes)
+/// Weights without those tensors of another head that these parameters have no place for.
+pub fn fitting(params: &Params, weights: &Checkpoint) -> Checkpoint {
+    let (layout, mut weights) = (params.layout(), weights.clone());
+    let fits = |name: &str, shape: &[usize]| layout.find(name).is_some_and(|p| layout.shape(p) == shape);
+    weights.tensors.retain(|name, tensor| !name.starts_with(HEAD) || fits(name, &tensor.shape));
+    weights
 }
 
-/// A misshapen position table, with what would help.
-fn hint(error: Error, interpolate: bool) -> Error {
-    match error {
-        Error::Model(fd_model::ModelError::Shape { ref tensor, .. })
-            if !interpolate && (tensor.contains("pos_embed") || tensor.ends_with("position_bias_table")) =>
-        {
-            Error::Usage(format!("{error}; `interpolate = true` (--interpolate) makes positions of another grid or window fit"))
-        }
-        other => other,
+/// Initial values with given ones in the place of those that there are.
+pub fn onto(mut start: Params, given: Option<&Checkpoint>) -> Result<Params, Error> {
+    if let Some(given) = given {
+        let mut all = Checkpoint::of(&start, "");
+        all.source.clone_from(&given.source);
+        all.tensors.extend(given.tensors.clone());
+        all.load(&mut start, "")?;
     }
+    Ok(start)
 }
 
 /// A classifier's training step.
@@ -228,13 +227,13 @@ pub fn fits_memory(what: &str, bytes: u64) -> Result<(), Error> {
 pub struct Sources(HashMap<String, (Arc<dyn Source>, String)>);
 
 impl Sources {
-    fn open(&mut self, key: &str, spec: &DataSpec, per_class: usize) -> Result<(Arc<dyn Source>, String), Error> {
-        let name = format!("{spec:?} {per_class}");
+    fn open(&mut self, key: &str, spec: &DataSpec, per_class: usize, labels: bool) -> Result<(Arc<dyn Source>, String), Error> {
+        let name = format!("{spec:?} {per_class} {labels}");
         if let Some(open) = self.0.get(&name) {
             return Ok(open.clone());
         }
         let mut source = open(spec).map_err(|e| Error::Usage(format!("{key}: {e}")))?;
-        if source.num_classes() == 0 {
+        if labels && source.num_classes() == 0 {
             return Err(Error::Usage(format!("{key}: {}: a table needs labels", source.name())));
         }
         if per_class > 0 {

@@ -3,6 +3,7 @@
 mod build;
 mod config;
 mod context;
+mod given;
 mod lessons;
 pub(crate) mod render;
 mod result;
@@ -11,6 +12,7 @@ mod work;
 pub use build::{Builder, StageKind, TablePlan, cell};
 pub use config::{Data, Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS, Paper, TableConfig, Teacher};
 pub use context::{Context, Encoder, Sources};
+pub use given::Given;
 pub use lessons::{Ensemble, Member};
 pub use render::thousands;
 pub use result::{Cell, Certainty, Column, Comparison, Kind, PaperFigure, Row, TableResult};

@@ -10,9 +10,9 @@ use fd_model::{Checkpoint, Model, ModelConfig, initialise};
 use serde_json::{Value, json};
 
 use super::config::{Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS};
-use super::context::{Context, Encoder, classifier, dino, fine_tuned_model, loaded, mix, random, supervised_model};
+use super::context::{Context, Encoder, classifier, dino, fine_tuned_model, fitting, loaded, mix, onto, random, supervised_model};
+use super::given::Given;
 use super::lessons::{self, distillation};
-use crate::dino::HEAD;
 use crate::distillation::Lesson;
 use crate::evaluate::{Output, Outputs, outputs, pixels};
 use crate::graph::{Running, Work};
@@ -30,8 +30,10 @@ pub const PREDICTIONS: &str = "predictions.csv";
 /// What a stage of a table does.
 #[derive(Clone, Debug)]
 pub enum Job {
-    /// Hands out weights that are there already: shipped, or the user's.
-    Given {
+    /// Hands out weights that the user has.
+    Given(Box<Given>),
+    /// Hands out weights that the binary has.
+    Shipped {
         /// The architecture.
         model: ModelConfig,
         /// The bytes of a safetensors file.
@@ -120,7 +122,11 @@ impl TableWork {
         let [train, test] = &self.context.fingerprints;
         let view = json!({ "normalise": c.data.normalise, "img_size": c.student.img_size() });
         match &self.job {
-            Job::Given { model, bytes } => json!({ "given": sha256_hex(bytes), "model": model }),
+            Job::Given(given) => {
+                let Given { sha256, model, key, allow, .. } = given.as_ref();
+                json!({ "given": sha256, "model": model, "key": key, "allow": allow.names, "interpolate": allow.interpolate })
+            }
+            Job::Shipped { model, bytes } => json!({ "given": sha256_hex(bytes), "model": model }),
             Job::Random { model } => json!({ "random": model, "init": c.init, "seed": self.seed }),
             Job::Pretrain { model, how, .. } => {
                 json!({ "pretrain": how, "model": model, "init": c.init, "seed": self.seed, "train": train, "view": view })
@@ -175,7 +181,7 @@ impl TableWork {
                 let how = self.supervised(column, *from_scratch);
                 classifier(&fine_tuned_model(model, column, how, c.classes), how, c.labelled(column, self.seed)?.len())
             }
-            Job::Given { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => Ok(Cost::default()),
+            Job::Given(_) | Job::Shipped { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => Ok(Cost::default()),
         }
     }
 
@@ -188,7 +194,7 @@ impl TableWork {
             Job::FineTune { model, column, from_scratch } => {
                 Some(self.prepare_classifier(model, column, self.supervised(column, *from_scratch), input)?)
             }
-            Job::Given { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => None,
+            Job::Given(_) | Job::Shipped { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => None,
         })
     }
 
@@ -283,15 +289,16 @@ impl Work for TableWork {
     fn run(&self, stage: &mut Running) -> Result<Vec<(String, f64)>, Error> {
         let c = &self.context;
         match &self.job {
-            Job::Given { bytes, .. } => stage.write(WEIGHTS, bytes)?,
+            Job::Given(given) => stage.write(WEIGHTS, &given.read()?.to_bytes()?)?,
+            Job::Shipped { bytes, .. } => stage.write(WEIGHTS, bytes)?,
             Job::Random { model } => {
                 let (_, params) = random(model, c.config.init, self.seed)?;
-                stage.write(WEIGHTS, &described(Checkpoint::of(&params, ""), model)?.to_bytes()?)?;
+                stage.write(WEIGHTS, &c.described(Checkpoint::of(&params, ""), model)?.to_bytes()?)?;
             }
             Job::Pretrain { model, on, .. } => {
                 let inputs = if *on { vec![self.input(stage, 0, model, true)?] } else { vec![] };
                 let trained = self.train(stage, &inputs)?;
-                let weights = described(Checkpoint::of(&trained, ""), model)?;
+                let weights = c.described(Checkpoint::of(&trained, ""), model)?;
                 // Teachers are shipped in half precision; one that is trained here has to be the same teacher.
                 stage.write(WEIGHTS, &weights.to_f16_bytes()?)?;
             }
@@ -299,7 +306,7 @@ impl Work for TableWork {
                 let logits = |l: &Lesson| l.objective.target == crate::Target::Logits;
                 let inputs = lessons.iter().enumerate().map(|(i, l)| self.input(stage, i, &l.teacher, logits(l)));
                 let trained = self.train(stage, &inputs.collect::<Result<Vec<_>, _>>()?)?;
-                stage.write(WEIGHTS, &described(Checkpoint::of(&trained, "encoder."), &c.config.student)?.to_bytes()?)?;
+                stage.write(WEIGHTS, &c.described(Checkpoint::of(&trained, "encoder."), &c.config.student)?.to_bytes()?)?;
             }
             Job::FineTune { model, column, from_scratch } => {
                 let input = self.input(stage, 0, model, false)?;
@@ -308,7 +315,7 @@ impl Work for TableWork {
                 let weights = Checkpoint::of(&trained, "");
                 let (vit, params) = loaded(&config, &weights)?;
                 let [logits] = outputs(&vit, &params, [Output::Logits], &c.test_images(config.img_size())?, c.device)?;
-                stage.write(WEIGHTS, &described(weights, &config)?.to_bytes()?)?;
+                stage.write(WEIGHTS, &c.described(weights, &config)?.to_bytes()?)?;
                 return predictions(stage, &[(column.name.as_str(), logits)]);
             }
             Job::Probe { model } => {
@@ -357,11 +364,14 @@ impl TableWork {
         average: (&Outputs, &Outputs),
     ) -> Result<Vec<(String, f64)>, Error> {
         let c = &self.context;
-        let probed = |(train, test): (&Outputs, &Outputs)| probe(&c.config.probe, train, test, c.classes, self.seed, c.device);
+        let (Some(numbers), Some(neighbours)) = (&c.config.probe, &c.config.knn) else {
+            return Err(Error::Usage("a probe needs the tables [probe] and [knn]".into()));
+        };
+        let probed = |(train, test): (&Outputs, &Outputs)| probe(numbers, train, test, c.classes, self.seed, c.device);
         let mut measures = vec![(PROBE_AVG, probed(average)?)];
         if let Some((train, test)) = cls {
             measures.push((PROBE_CLS, probed((train, test))?));
-            measures.push((KNN, knn(&c.config.knn, train, test, c.classes)));
+            measures.push((KNN, knn(neighbours, train, test, c.classes)));
         }
         predictions(stage, &measures)
     }
@@ -379,30 +389,4 @@ fn predictions(stage: &mut Running, measures: &[(&str, Outputs)]) -> Result<Vec<
     text.push('\n');
     stage.write(PREDICTIONS, text.as_bytes())?;
     Ok(measures.iter().map(|(name, o)| (name.to_string(), o.accuracy())).collect())
-}
-
-/// Weights without those tensors of another head that these parameters have no place for.
-fn fitting(params: &Params, weights: &Checkpoint) -> Checkpoint {
-    let (layout, mut weights) = (params.layout(), weights.clone());
-    let fits = |name: &str, shape: &[usize]| layout.find(name).is_some_and(|p| layout.shape(p) == shape);
-    weights.tensors.retain(|name, tensor| !name.starts_with(HEAD) || fits(name, &tensor.shape));
-    weights
-}
-
-/// Initial values with given ones in the place of those that there are.
-fn onto(mut start: Params, given: Option<&Checkpoint>) -> Result<Params, Error> {
-    if let Some(given) = given {
-        let mut all = Checkpoint::of(&start, "");
-        all.source.clone_from(&given.source);
-        all.tensors.extend(given.tensors.clone());
-        all.load(&mut start, "")?;
-    }
-    Ok(start)
-}
-
-/// Weights with their model's description.
-fn described(mut weights: Checkpoint, model: &ModelConfig) -> Result<Checkpoint, Error> {
-    let text = serde_json::to_string(model).map_err(|e| Error::Usage(format!("a model's description: {e}")))?;
-    weights.metadata.insert("model".into(), text);
-    Ok(weights)
 }

@@ -228,9 +228,9 @@ impl GoldenModel {
     ///
     /// # Errors
     /// A parameter that the other code does not have.
-    pub fn foreign(&self, case: &str, name: &str) -> Result<Foreign, ModelError> {
+    pub fn foreign(&self, case: &str, name: &str) -> Result<(String, Foreign), ModelError> {
         let foreign = self.naming.of(name).ok_or_else(|| refuse(case, format!("{:?} has no `{name}`", self.naming)))?;
-        Ok(Foreign { name: format!("{}{}", self.prefix, foreign.name), ..foreign })
+        Ok((format!("{}{}", self.prefix, foreign.name()), foreign))
     }
 
     /// The model's parameters are the file's tensors: none missing, none left, every one of the shape it should have.
@@ -241,13 +241,13 @@ impl GoldenModel {
         let prefix = part.prefix();
         let mut left: BTreeMap<&String, &(Vec<usize>, _)> = tensors.iter().filter(|(name, _)| name.starts_with(prefix)).collect();
         for p in layout.iter() {
-            let foreign = self.foreign(case, layout.name(p))?;
-            let found = left.remove(&foreign.name);
-            let tensor = foreign.name.strip_prefix(&self.prefix).unwrap_or(&foreign.name).to_owned();
+            let (name, foreign) = self.foreign(case, layout.name(p))?;
+            let found = left.remove(&name);
+            let tensor = name.strip_prefix(&self.prefix).unwrap_or(&name).to_owned();
             let Some((found, _)) = found else {
                 return Err(ModelError::Missing { file: case.into(), tensor });
             };
-            let expected = foreign.shape(layout.shape(p));
+            let expected = foreign.shape(layout.shape(p)).unwrap_or_default();
             if *found != expected {
                 return Err(ModelError::Shape { file: case.into(), tensor, expected, found: found.clone() });
             }

@@ -179,6 +179,16 @@ impl SwinConfig {
         }
     }
 
+    /// Is it Swin v1 or v2 as published, but for sizes (and not a mixture of their options)?
+    pub fn is_published(&self) -> bool {
+        let base = if self.version == SwinVersion::V2 { SwinConfig::version_2() } else { SwinConfig::default() };
+        let options = |c: &SwinConfig| {
+            let position = (c.position, c.shared_position, c.coordinates, c.bias_output, c.absolute_position);
+            (c.attention, position, c.qkv_bias, c.patch_norm, c.mlp_norm_stages.clone(), c.end_norm_interval)
+        };
+        options(self) == options(&base)
+    }
+
     /// Patches down and across: the first stage's map.
     pub fn patches(&self) -> (usize, usize) {
         (self.img_size.0 / self.patch_size.max(1), self.img_size.1 / self.patch_size.max(1))

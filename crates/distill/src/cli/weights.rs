@@ -1,0 +1,280 @@
+//! The commands on weight files: what they are told of a model.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use fd_compute::Device;
+use fd_distill::asked::Asked;
+use fd_distill::features::{Feature, FeatureOptions, Fitting};
+use fd_distill::starter::StarterOptions;
+use fd_model::names::Style;
+use fd_model::{Allow, Statistics};
+
+use super::at_most;
+use crate::commands::{ConvertOptions, InspectOptions, KnnOptions};
+
+/// Which model of a file, and what may differ.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// The model in a file that holds several: a part of its path, such as teacher
+    #[arg(long, value_name = "PATH")]
+    key: Option<String>,
+    /// The architecture that it has to be (vit-base, clip-vit-b-16, …); default: what it is recognised as
+    #[arg(long, value_name = "PRESET")]
+    model: Option<String>,
+    /// A key of the model, for what files do not say, such as num_heads=6
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Height and width of the images, if not the model's: positions are interpolated
+    #[arg(long, value_name = "N|H,W", value_parser = size)]
+    img_size: Option<(usize, usize)>,
+    /// A tensor that may be missing, left over, of another shape or not finite; NAME* stands for all that begin so
+    #[arg(long, value_name = "NAME")]
+    allow: Vec<String>,
+    /// Interpolate positions of another grid or window
+    #[arg(long)]
+    interpolate: bool,
+    /// Means of the channels, 0 to 1; default: the file's, or ImageNet's (CLIP's for CLIP)
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "std")]
+    mean: Option<Vec<f32>>,
+    /// Standard deviations of the channels
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "mean")]
+    std: Option<Vec<f32>>,
+}
+
+impl ModelArgs {
+    fn asked(&self, file: &std::path::Path) -> Asked {
+        let normalise = self.mean.clone().zip(self.std.clone()).map(|(mean, std)| Statistics { mean, std });
+        Asked {
+            file: file.to_path_buf(),
+            key: self.key.clone(),
+            model: self.model.clone(),
+            sets: self.sets.clone(),
+            img_size: self.img_size,
+            allow: Allow { names: self.allow.clone(), interpolate: self.interpolate },
+            normalise,
+        }
+    }
+}
+
+/// `distill inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The file: safetensors, PyTorch (.pth, .pt, old or new), TorchScript
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Names and shapes only: read no values
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl InspectArgs {
+    /// What the command needs.
+    pub fn options(&self) -> InspectOptions {
+        InspectOptions { asked: self.model.asked(&self.file), quick: self.quick, json: self.json }
+    }
+}
+
+/// Whose names.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum To {
+    /// The code's that published the architecture
+    Official,
+    /// timm's
+    Timm,
+    /// Hugging Face transformers': OUT is a folder
+    Hf,
+}
+
+/// Element types that are written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+}
+
+/// `distill convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The weights
+    #[arg(value_name = "IN")]
+    file: PathBuf,
+    /// The safetensors file to write; with --to hf the folder
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// In whose names
+    #[arg(long, value_enum)]
+    to: To,
+    /// Element type
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Dtype,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Replace what is there
+    #[arg(long)]
+    force: bool,
+}
+
+impl ConvertArgs {
+    /// What the command needs.
+    pub fn options(&self) -> ConvertOptions {
+        let style = match self.to {
+            To::Official => Style::Official,
+            To::Timm => Style::Timm,
+            To::Hf => Style::Hf,
+        };
+        let half = matches!(self.dtype, Dtype::F16);
+        ConvertOptions { asked: self.model.asked(&self.file), out: self.out.clone(), style, half, force: self.force }
+    }
+}
+
+/// How images get the model's size.
+#[derive(Debug, Args)]
+pub struct ViewArgs {
+    /// Share of the short side that the crop in the middle keeps
+    #[arg(long, value_name = "SHARE", default_value = "0.875")]
+    crop: f64,
+    /// Resize the whole image instead, whatever its aspect ratio
+    #[arg(long, conflicts_with = "crop")]
+    stretch: bool,
+}
+
+impl ViewArgs {
+    fn fitting(&self) -> Fitting {
+        if self.stretch { Fitting::Stretch } else { Fitting::Crop(self.crop) }
+    }
+}
+
+/// `distill features`.
+#[derive(Debug, Args)]
+pub struct FeaturesArgs {
+    /// The weights
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// A folder of images: flat, or a sub-folder a class
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where to: .safetensors, or .csv with a row an image
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// What: cls, mean (of the patches), projected (CLIP's), tokens, blocks.N [default: cls,mean, or mean without a CLS token]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    features: Option<Vec<Feature>>,
+    /// Images a forward pass
+    #[arg(long, value_name = "N", default_value = "16", value_parser = at_most::<4096>)]
+    batch: usize,
+    /// Store half precision
+    #[arg(long)]
+    half: bool,
+    #[command(flatten)]
+    view: ViewArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Replace what is there
+    #[arg(long)]
+    force: bool,
+}
+
+impl FeaturesArgs {
+    /// What the command needs; without a list of features, those that the model has of the usual two.
+    pub fn options(&self, device: Device) -> (Asked, Option<Vec<Feature>>, FeatureOptions) {
+        let options = FeatureOptions {
+            data: self.data.clone(),
+            out: self.out.clone(),
+            features: vec![],
+            fitting: self.view.fitting(),
+            batch: self.batch,
+            half: self.half,
+            force: self.force,
+            device,
+        };
+        (self.model.asked(&self.weights), self.features.clone(), options)
+    }
+}
+
+/// `distill knn`.
+#[derive(Debug, Args)]
+pub struct KnnArgs {
+    /// The weights
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// Training images: a sub-folder a class
+    #[arg(long, value_name = "DIR")]
+    train: PathBuf,
+    /// Test images: a sub-folder a class, of the same names
+    #[arg(long, value_name = "DIR")]
+    test: PathBuf,
+    /// Neighbours that vote
+    #[arg(long, default_value = "20", value_parser = at_most::<1_000_000>)]
+    k: usize,
+    /// Temperature of the votes
+    #[arg(long, default_value = "0.07")]
+    temperature: f64,
+    /// cls, mean or projected [default: cls, or mean without a CLS token]
+    #[arg(long)]
+    feature: Option<Feature>,
+    /// Images a forward pass
+    #[arg(long, value_name = "N", default_value = "16", value_parser = at_most::<4096>)]
+    batch: usize,
+    #[command(flatten)]
+    view: ViewArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+impl KnnArgs {
+    /// What the command needs.
+    pub fn options(&self, device: Device) -> KnnOptions {
+        KnnOptions {
+            asked: self.model.asked(&self.weights),
+            train: self.train.clone(),
+            test: self.test.clone(),
+            numbers: fd_distill::probe::Knn { k: self.k, temperature: self.temperature },
+            feature: self.feature,
+            fitting: self.view.fitting(),
+            batch: self.batch,
+            device,
+        }
+    }
+}
+
+/// `distill init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The teacher's weights
+    #[arg(long, value_name = "FILE")]
+    teacher: PathBuf,
+    /// A folder of images; they need no labels
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// The configuration to write; default: standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Replace what is there
+    #[arg(long)]
+    force: bool,
+}
+
+impl InitArgs {
+    /// What the command needs.
+    pub fn options(&self) -> (StarterOptions, bool) {
+        let options = StarterOptions { asked: self.model.asked(&self.teacher), data: self.data.clone(), out: self.out.clone() };
+        (options, self.force)
+    }
+}
+
+/// `N` or `H,W`.
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let side = |text: &str| at_most::<8192>(text.trim());
+    match text.split_once(',') {
+        Some((h, w)) => Ok((side(h)?, side(w)?)),
+        None => side(text).map(|n| (n, n)),
+    }
+}
