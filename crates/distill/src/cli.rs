@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+mod config;
 mod plan;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use fd_distill::bench::{BenchOptions, Preset};
 use fd_distill::config::Source;
 use fd_distill::table;
 
+pub use self::config::ConfigArgs;
 pub use self::plan::PlanArgs;
 use crate::commands::{RunOptions, SweepOptions, TableOptions};
 
@@ -45,6 +47,8 @@ pub enum Command {
     Sweep(SweepArgs),
     /// What a distillation, or a table, would cost: FLOPs, memory, days; runs and allocates nothing of it
     Plan(Box<PlanArgs>),
+    /// Every key of a table's configuration: its value, type, range, default and what it does
+    Config(ConfigArgs),
     /// How the runs below a folder stand
     Status {
         /// The folder

@@ -1,6 +1,7 @@
 //! What the subcommands do: read, run, write; the work is the library's.
 
 mod columns;
+mod config;
 mod execute;
 mod plan;
 mod sweep;
@@ -13,6 +14,7 @@ use anyhow::Context;
 use fd_distill::bench::{self, BenchOptions};
 use fd_distill::{parity as goldens, status as runs};
 
+pub use config::{ConfigOptions, config};
 pub use execute::RunOptions;
 pub use plan::{PlanOptions, Priced, plan};
 pub use sweep::{SweepOptions, sweep};

@@ -13,6 +13,7 @@ pub mod graph;
 pub mod groups;
 pub mod in_dfdx;
 pub mod interrupt;
+pub mod keys;
 pub mod lock;
 mod objective;
 pub mod parity;
