@@ -49,6 +49,12 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Every key of a table's configuration: its value, type, range, default and what it does
     Config(ConfigArgs),
+    /// What this machine gives, and what to do about what is missing
+    Doctor {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// How the runs below a folder stand
     Status {
         /// The folder

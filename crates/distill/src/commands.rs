@@ -2,6 +2,7 @@
 
 mod columns;
 mod config;
+mod doctor;
 mod execute;
 mod plan;
 mod sweep;
@@ -15,6 +16,7 @@ use fd_distill::bench::{self, BenchOptions};
 use fd_distill::{parity as goldens, status as runs};
 
 pub use config::{ConfigOptions, config};
+pub use doctor::doctor;
 pub use execute::RunOptions;
 pub use plan::{PlanOptions, Priced, plan};
 pub use sweep::{SweepOptions, sweep};

@@ -6,6 +6,7 @@ pub mod config;
 pub mod curves;
 pub mod dino;
 pub mod distillation;
+pub mod doctor;
 mod error;
 pub mod evaluate;
 mod figure;

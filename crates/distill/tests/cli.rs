@@ -73,6 +73,7 @@ fn words_it_does_not_know() {
     s.refused(&["config", "--preset", "smoke", "--config", "x.toml"], &["--preset", "--config"]);
     s.refused(&["config", "distil.recip"], &["main.toml: no key `distil.recip`; nearest: `distil.recipe`"]);
     s.refused(&["config", "--config", "missing.toml"], &["missing.toml: "]);
+    s.refused(&["doctor", "now"], &["now"]);
     s.refused(&["sweep"], &["<FILE>"]);
     s.refused(&["parity"], &["<DIR>"]);
     s.refused(&["bench"], &["subcommand"]);
@@ -196,6 +197,22 @@ fn keys_in_lines_and_in_json() {
         (&key["path"], &key["type"], &key["maximum"], &key["values"]),
         (&"data.workers".into(), &"integer".into(), &256.0.into(), &[2].into())
     );
+}
+
+#[test]
+fn a_doctor_says_what_there_is() {
+    let s = Scratch::new("doctor");
+    let output = s.distill(&["doctor", "--threads", "2", "--simd", "scalar"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    for words in [env!("CARGO_PKG_VERSION"), "scalar in force", "2 in use", "calculates as it should", "no CUDA kernels yet", "NVRTC"] {
+        assert!(told.contains(words), "{words} is not in {told}");
+    }
+    let output = s.distill(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), output.stdout.iter().filter(|b| **b == b'\n').count()), (Some(0), 1));
+    assert_eq!((&json["version"], &json["cuda_kernels"]), (&env!("CARGO_PKG_VERSION").into(), &false.into()));
+    assert_eq!(json["gpu"]["libraries"].as_array().unwrap().len(), 4);
 }
 
 /// A reader that leaves (`distill … | head -1`) is nobody's mistake.
