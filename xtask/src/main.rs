@@ -13,6 +13,8 @@ usage: cargo xtask TASK [ARGUMENTS]
   reproduce-table [ARGS]  the main table: `distill table ARGS` (--preset smoke for seconds instead of minutes)
   sweep FILE [ARGS]       an ablation: `distill sweep FILE ARGS`, such as `sweep experiments/sweeps/target.toml`
   plan [CONFIG] [ARGS]    what a distillation or a table would cost: `distill plan CONFIG ARGS`, such as `plan swinv2-g --tflops 400 --devices 64`
+  config [ARGS] [PREFIX]  every key of a table's configuration: `distill config ARGS`, such as `config distil.recipe`
+  doctor [--json]         what this machine gives, and what to do about what is missing: `distill doctor`
   status [DIR]            how the runs below runs/ stand: `distill status DIR`
   parity DIR              our engine against a folder of golden vectors: `distill parity DIR`
   bench ARGS              speed: `distill bench ARGS`, such as `bench fd-step --preset mini`
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         "reproduce-table" => cargo::become_distill("table", rest),
         "sweep" => cargo::become_distill("sweep", rest),
         "plan" => cargo::become_distill("plan", rest),
+        "config" => cargo::become_distill("config", rest),
+        "doctor" => cargo::become_distill("doctor", rest),
         "status" => cargo::become_distill("status", rest),
         "parity" => cargo::become_distill("parity", rest),
         "bench" => cargo::become_distill("bench", rest),

@@ -52,6 +52,7 @@ mod mix;
 mod photometric;
 mod random;
 mod resize;
+pub mod schema;
 mod source;
 mod spec;
 mod subset;

@@ -3,25 +3,32 @@
 //! Sample `i` is mixed with sample `B - 1 - i`; one lambda and one rectangle serve the batch. They depend on the run's seed, the epoch
 //! and the batch's first global sample position only, so that they survive a resume.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result, check_length, check_setting};
 use crate::random::{Purpose, Stream};
 use crate::resize::Region;
+use crate::schema::below_one;
 
 /// The settings of [`Mix`]. An alpha of 0 turns that kind of mixing off; with both at 0 only label smoothing remains.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MixConfig {
     /// Lambda of a mixup is drawn from Beta(alpha, alpha).
+    #[schemars(range(min = 0.0))]
     pub mixup_alpha: f64,
     /// The same for CutMix.
+    #[schemars(range(min = 0.0))]
     pub cutmix_alpha: f64,
     /// Probability that a batch is mixed at all.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub prob: f64,
     /// Probability of CutMix where both are on.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub switch_prob: f64,
     /// The share of a target spread evenly over all classes, in [0, 1).
+    #[schemars(range(min = 0.0), transform = below_one)]
     pub label_smoothing: f64,
 }
 

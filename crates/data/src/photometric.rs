@@ -4,12 +4,14 @@
 //! draw theirs, from the sample's own stream; a change that is not configured draws nothing, one that does nothing to a grey image
 //! draws all the same.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::blur::GaussianBlur;
 use crate::colour;
 use crate::error::{Result, check_setting};
 use crate::random::Stream;
+use crate::schema::above_zero;
 
 /// The largest standard deviation of a blur, in pixels: far beyond any use, it bounds the work.
 const MAX_SIGMA: f64 = 1000.0;
@@ -22,54 +24,66 @@ const MAX_SIGMA: f64 = 1000.0;
 /// photometric.blur = { prob = 0.5, sigma = [0.1, 2.0] }
 /// photometric.solarise = { prob = 0.2, threshold = 128 }
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Photometric {
     /// Colour jitter.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub jitter: Option<Jitter>,
     /// Probability of becoming grey (in three equal channels); 0: never. A grey image stays what it is.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub grayscale: f64,
     /// Gaussian blur.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub blur: Option<Blur>,
     /// Inversion of bright values.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub solarise: Option<Solarise>,
 }
 
 /// Colour jitter: up to four changes in random order, each by its own random factor. A strength of 0 leaves that change out; grey
 /// images have neither saturation nor hue.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Jitter {
     /// Probability of the whole.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub prob: f64,
     /// b: pixels are multiplied by a factor in [max(0, 1 - b), 1 + b].
+    #[schemars(range(min = 0.0))]
     pub brightness: f64,
     /// c: the distance from the image's mean grey is multiplied by a factor in [max(0, 1 - c), 1 + c].
+    #[schemars(range(min = 0.0))]
     pub contrast: f64,
     /// s: the distance from a pixel's own grey is multiplied by a factor in [max(0, 1 - s), 1 + s].
+    #[schemars(range(min = 0.0))]
     pub saturation: f64,
     /// h, at most 0.5: the hue moves by [-h, h] turns.
+    #[schemars(range(min = 0.0, max = 0.5))]
     pub hue: f64,
 }
 
 /// Gaussian blur: the Gaussian itself, cut off at three standard deviations, edges repeated. (Pillow's is an approximation by boxes.)
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Blur {
     /// Probability.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub prob: f64,
     /// Least and greatest standard deviation, in pixels of the view.
+    #[schemars(inner(range(max = MAX_SIGMA)), transform = above_zero)]
     pub sigma: [f64; 2],
 }
 
 /// Solarisation: values that reach the threshold are inverted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Solarise {
     /// Probability.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub prob: f64,
     /// The least value that is inverted.
     pub threshold: u8,

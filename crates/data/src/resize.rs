@@ -13,6 +13,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result, check_length, check_setting};
@@ -24,7 +25,7 @@ pub(crate) const MAX_SIDE: usize = 1 << 16;
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
 /// The interpolation filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Interpolation {
     /// Triangle, support 1.

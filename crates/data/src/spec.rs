@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -18,7 +19,7 @@ use crate::source::Source;
 /// data = { kind = "idx", images = "a-images.gz", labels = "a-labels.gz" }
 /// data = { kind = "folder", path = "imagenet/train", channels = 3 }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum DataSpec {
     /// The embedded Fashion-MNIST.
@@ -32,9 +33,11 @@ pub enum DataSpec {
         images: PathBuf,
         /// The label file; none means unlabelled.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(!skip_serializing_if)]
         labels: Option<PathBuf>,
         /// The number of classes; none means the largest label plus one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(!skip_serializing_if)]
         classes: Option<usize>,
     },
     /// A folder of png and jpeg images: flat (unlabelled), or one sub-folder a class.
@@ -42,12 +45,13 @@ pub enum DataSpec {
         /// The folder.
         path: PathBuf,
         /// Values a pixel to convert to: 1 (grey) or 3 (RGB).
+        #[schemars(extend("enum" = [1, 3]))]
         channels: usize,
     },
 }
 
 /// The two halves of a data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Split {
     /// For training.

@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+mod config;
 mod plan;
 mod weights;
 
@@ -13,6 +14,7 @@ use fd_distill::bench::{BenchOptions, Preset};
 use fd_distill::config::Source;
 use fd_distill::table;
 
+pub use self::config::ConfigArgs;
 pub use self::plan::PlanArgs;
 use self::weights::{ConvertArgs, FeaturesArgs, InitArgs, InspectArgs, KnnArgs};
 use crate::commands::{RunOptions, SweepOptions, TableOptions};
@@ -59,6 +61,14 @@ pub enum Command {
     Knn(KnnArgs),
     /// What a distillation, or a table, would cost: FLOPs, memory, days; runs and allocates nothing of it
     Plan(Box<PlanArgs>),
+    /// Every key of a table's configuration: its value, type, range, default and what it does
+    Config(ConfigArgs),
+    /// What this machine gives, and what to do about what is missing
+    Doctor {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// How the runs below a folder stand
     Status {
         /// The folder

@@ -1,6 +1,8 @@
 //! What the subcommands do: read, run, write; the work is the library's.
 
 mod columns;
+mod config;
+mod doctor;
 mod execute;
 mod features;
 mod init;
@@ -16,6 +18,8 @@ use anyhow::Context;
 use fd_distill::bench::{self, BenchOptions};
 use fd_distill::{parity as goldens, status as runs};
 
+pub use config::{ConfigOptions, config};
+pub use doctor::doctor;
 pub use execute::RunOptions;
 pub use features::{KnnOptions, features, knn};
 pub use init::init;

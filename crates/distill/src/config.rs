@@ -153,7 +153,7 @@ fn split_at_equals(set: &str) -> Option<(&str, &str)> {
 }
 
 /// Splits at dots outside double quotes, and drops the quotes.
-fn split_path(path: &str) -> Result<Vec<String>, String> {
+pub(crate) fn split_path(path: &str) -> Result<Vec<String>, String> {
     let (mut parts, mut quoted) = (vec![String::new()], false);
     for c in path.chars() {
         match (c, parts.last_mut()) {
@@ -197,7 +197,7 @@ fn names_in(at: &Value) -> Vec<String> {
     }
 }
 
-fn no_key(path: &str, parent: &str, key: &str, names: &[String]) -> String {
+pub(crate) fn no_key(path: &str, parent: &str, key: &str, names: &[String]) -> String {
     if names.is_empty() {
         return format!("no key `{path}`: `{parent}` has no keys below it");
     }

@@ -13,8 +13,10 @@ mod loss;
 mod targets;
 
 use fd_compute::{DType, Device, Grads, Layout, Params, Plan, StepKey};
+use fd_data::schema::below_one;
 use fd_data::{Augment, Batch, Crop};
 use fd_model::{Init, ModelConfig, initialise};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use collapse::Guard;
@@ -29,45 +31,52 @@ use head::Network;
 
 /// Cosines over less than this leave f32.
 const LEAST_TEMPERATURE: f64 = 0.005;
+const MOST_TEMPERATURE: f64 = 1e3;
 
 /// DINO's numbers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dino {
     /// The optimiser's numbers.
     pub recipe: Recipe,
     /// Drop path of the student's last block; the teacher has none.
+    #[schemars(range(min = 0.0), transform = below_one)]
     pub drop_path_rate: f64,
     /// The head on the CLS token.
     pub head: Head,
     /// How the teacher's answers are kept apart.
     pub targets: Targets,
     /// Temperature of the student's answers.
+    #[schemars(range(min = LEAST_TEMPERATURE, max = MOST_TEMPERATURE))]
     pub student_temperature: f64,
     /// Temperature of the teacher's.
+    #[schemars(range(min = LEAST_TEMPERATURE, max = MOST_TEMPERATURE))]
     pub teacher_temperature: f64,
     /// Momentum of the teacher at the first and at the last step, a cosine between them.
+    #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub momentum: [f64; 2],
     /// Groups of crops of one size.
     pub crops: Vec<Crops>,
 }
 
 /// Crops of one kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Crops {
     /// Who sees them.
     pub kind: Kind,
     /// Crops of each image.
+    #[schemars(range(min = 1))]
     pub count: usize,
     /// Height and width in pixels, multiples of the patch size.
+    #[schemars(with = "[usize; 2]", inner(range(min = 1)))]
     pub size: (usize, usize),
     /// How they are taken.
     pub views: Views,
 }
 
 /// Who sees a crop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Teacher and student.
@@ -99,8 +108,8 @@ impl Dino {
             return refuse("recipe.accumulate", "must be 1: the targets of a batch depend on each other".into());
         }
         for (key, t) in [("student_temperature", self.student_temperature), ("teacher_temperature", self.teacher_temperature)] {
-            if !(LEAST_TEMPERATURE..=1e3).contains(&t) {
-                return refuse(key, format!("{t} is not from {LEAST_TEMPERATURE} to 1000"));
+            if !(LEAST_TEMPERATURE..=MOST_TEMPERATURE).contains(&t) {
+                return refuse(key, format!("{t} is not from {LEAST_TEMPERATURE} to {MOST_TEMPERATURE}"));
             }
         }
         if self.momentum.iter().any(|m| !(0.0..=1.0).contains(m)) {

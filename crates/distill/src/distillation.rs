@@ -8,13 +8,17 @@ use std::sync::Arc;
 
 use fd_compute::{Act, Activation, Bias, Layout, LayoutBuilder, Param, Plan, Planner, Pooling};
 use fd_model::{Features, Model, ModelConfig, Taps, WideBlock, bilinear};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::train::{InDfdx, Loss, MOST_PARTS};
 use crate::{Error, Objective, Target};
 
+/// Widest projector.
+const MOST_HIDDEN: usize = 1 << 16;
+
 /// What stands between the student's features and the teacher's width.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum Projector {
     /// Nothing: student and teacher are equally wide.
@@ -24,11 +28,13 @@ pub enum Projector {
     /// Two linear layers with a GELU between them.
     Mlp {
         /// Width between them.
+        #[schemars(range(min = 1, max = MOST_HIDDEN))]
         hidden: usize,
     },
     /// A linear layer and one transformer block of the teacher's width, for narrow students (arXiv 2511.15572).
     Wide {
         /// The block's heads.
+        #[schemars(range(min = 1))]
         heads: usize,
     },
 }
@@ -103,7 +109,7 @@ pub struct Compared {
 }
 
 /// Where the objective is differentiated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
     /// In the plan, fused.
@@ -143,8 +149,8 @@ impl Lesson {
                 let (w, b) = layer(0, to, from);
                 Layers::Linear(w, b)
             }
-            Projector::Mlp { hidden } if hidden == 0 || hidden > 1 << 16 => {
-                return refuse(format!("projector.hidden: {hidden} is not from 1 to {}", 1 << 16));
+            Projector::Mlp { hidden } if hidden == 0 || hidden > MOST_HIDDEN => {
+                return refuse(format!("projector.hidden: {hidden} is not from 1 to {MOST_HIDDEN}"));
             }
             Projector::Mlp { hidden } => Layers::Mlp([layer(0, hidden, from), layer(2, to, hidden)]),
             Projector::Wide { heads } => Layers::Wide(WideBlock::declare(layout, prefix, from, to, heads)?),

@@ -93,6 +93,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
         }
         Command::Knn(args) => commands::knn(&args.options(cli.device), out),
         Command::Plan(args) => commands::plan(&args.options()?, out),
+        Command::Config(args) => commands::config(&args.options(), out),
+        Command::Doctor { json } => commands::doctor(*json, out),
         Command::Status { folder } => commands::status(folder, out),
         Command::Parity { folder } => commands::parity(folder, out),
         Command::Bench(cli::Bench::FdStep(args)) => commands::fd_step(&args.options(cli.device), out),

@@ -3,6 +3,8 @@
 //! `in_dfdx` says the same in dfdx; a test holds the two together.
 
 use fd_compute::{Act, Distance, Planner, Pooling};
+use fd_data::schema::above_zero;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -11,7 +13,7 @@ use crate::Error;
 pub const WHITEN_EPS: f64 = 1e-5;
 
 /// Which of the teacher's outputs is the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
     /// All tokens of the last feature map, the CLS token included (the paper's).
@@ -27,7 +29,7 @@ pub enum Target {
 }
 
 /// How the target is normalised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Normalisation {
     /// LayerNorm without affine part: whitening (the paper's).
@@ -39,12 +41,13 @@ pub enum Normalisation {
 }
 
 /// How far the prediction is from the target.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum FeatureDistance {
     /// Smooth L1 (the paper's, with beta = 2).
     SmoothL1 {
         /// Where it turns linear.
+        #[schemars(transform = above_zero)]
         beta: f64,
     },
     /// Mean absolute difference.
@@ -56,17 +59,19 @@ pub enum FeatureDistance {
     /// Kullback-Leibler divergence of logits, times T².
     Kl {
         /// Temperature T.
+        #[schemars(transform = above_zero)]
         temperature: f64,
     },
     /// Cross-entropy with the teacher's probabilities, times T².
     SoftCrossEntropy {
         /// Temperature T.
+        #[schemars(transform = above_zero)]
         temperature: f64,
     },
 }
 
 /// A distillation objective.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Objective {
     /// Which output.

@@ -1,6 +1,7 @@
 //! How a teacher comes to be: with labels, or by DINO without.
 
 use fd_model::ModelConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -8,7 +9,7 @@ use crate::dino::Dino;
 use crate::recipe::{Recipe, Supervised};
 
 /// A way of pretraining.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Pretrain {
     /// On the labels of the training images; the classifier stays behind.
@@ -48,6 +49,9 @@ impl Pretrain {
     pub fn check(&self, at: &str, model: &ModelConfig, samples: usize) -> Result<(), Error> {
         let at = format!("{at}.train");
         match self {
+            Pretrain::Supervised { train } if !(0.0..1.0).contains(&train.drop_path_rate) => {
+                Err(Error::Usage(format!("{at}.drop_path_rate: {} is not in 0..1", train.drop_path_rate)))
+            }
             Pretrain::Supervised { train } => train.recipe.check(&at, samples),
             Pretrain::Dino { train } => train.check(&at, model, samples),
         }

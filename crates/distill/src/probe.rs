@@ -6,6 +6,7 @@ use fd_compute::optim::{Lars, Rate};
 use fd_compute::{Arena, Bias, Cx, DType, Device, Grads, Layout, Params, Planner, StepKey, Stream};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::Outputs;
@@ -15,24 +16,34 @@ use crate::{Error, interrupt};
 
 /// Epsilon of the BatchNorm.
 const EPS: f64 = 1e-6;
+/// exp(1 / 0.02) is still an f32.
+const LEAST_TEMPERATURE: f64 = 0.02;
+const MOST_TEMPERATURE: f64 = 1e3;
 
 /// The probe's numbers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeConfig {
     /// Passes over the cached features.
+    #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Epochs of linear warm-up.
+    #[schemars(range(min = 0.0))]
     pub warmup_epochs: f64,
     /// Features a step.
+    #[schemars(range(min = 2))]
     pub batch: usize,
     /// Peak learning rate.
+    #[schemars(range(min = 0.0))]
     pub lr: f64,
     /// LARS momentum.
+    #[schemars(range(min = 0.0))]
     pub momentum: f64,
     /// LARS trust coefficient.
+    #[schemars(range(min = 0.0))]
     pub trust: f64,
     /// Weight decay.
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
 }
 
@@ -58,12 +69,14 @@ impl ProbeConfig {
 }
 
 /// Nearest neighbours, as DINO judges features: cosine similarity, votes weighted by exp(similarity / temperature).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Knn {
     /// Neighbours that vote.
+    #[schemars(range(min = 1))]
     pub k: usize,
     /// Temperature of the votes.
+    #[schemars(range(min = LEAST_TEMPERATURE, max = MOST_TEMPERATURE))]
     pub temperature: f64,
 }
 
@@ -73,9 +86,11 @@ impl Knn {
         if self.k == 0 {
             return Err(Error::Usage("knn.k: must be at least 1".into()));
         }
-        // exp(1 / 0.02) is still an f32.
-        if !(0.02..=1e3).contains(&self.temperature) {
-            return Err(Error::Usage(format!("knn.temperature: {} is not from 0.02 to 1000", self.temperature)));
+        if !(LEAST_TEMPERATURE..=MOST_TEMPERATURE).contains(&self.temperature) {
+            return Err(Error::Usage(format!(
+                "knn.temperature: {} is not from {LEAST_TEMPERATURE} to {MOST_TEMPERATURE}",
+                self.temperature
+            )));
         }
         Ok(())
     }

@@ -1,27 +1,34 @@
 //! What a configuration says about a stage: views of the images, the optimiser's numbers. Nothing here has a hidden default.
 
+use fd_data::schema::{above_zero, below_one};
 use fd_data::{Augment, AugmentConfig, Geometry, Interpolation, MixConfig, Photometric};
 pub use fd_model::Statistics as Normalise;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 /// How training images are augmented: crop, flip, photometric changes, erase.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Views {
     /// Least and greatest share of the image's area that a random resized crop takes; [1, 1] takes all of it.
+    #[schemars(inner(range(max = 1.0)), transform = above_zero)]
     pub crop_scale: [f64; 2],
     /// Least and greatest aspect ratio of the crop.
+    #[schemars(transform = above_zero)]
     pub crop_ratio: [f64; 2],
     /// The filter that resizes it. The official distillation code resizes bilinearly.
     pub interpolation: Interpolation,
     /// Probability of a horizontal flip.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub flip: f64,
     /// Probability of random erasing.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub erase: f64,
     /// Colour jitter, grayscale, blur, solarisation; nothing if not stated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub photometric: Option<Photometric>,
 }
 
@@ -61,30 +68,41 @@ pub fn renormalise((mean, std): (f64, f64), (to_mean, to_std): (f64, f64)) -> (f
 pub(crate) const MOST_EPOCHS: usize = 1_000_000;
 
 /// The optimiser's numbers and its length: AdamW, cosine with linear warm-up.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Passes over the training images.
+    #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Epochs of linear warm-up; fractions are allowed.
+    #[schemars(range(min = 0.0))]
     pub warmup_epochs: f64,
     /// Images a step.
+    #[schemars(range(min = 1))]
     pub batch: usize,
     /// Micro-batches a step: gradients of batch / accumulate images each are averaged.
+    #[schemars(range(min = 1))]
     pub accumulate: usize,
     /// Peak learning rate, for this batch (the paper states rates for 512 images: base x batch / 512).
+    #[schemars(range(min = 0.0))]
     pub lr: f64,
     /// Learning rate at the start of the warm-up.
+    #[schemars(range(min = 0.0))]
     pub warmup_lr: f64,
     /// Learning rate at the end.
+    #[schemars(range(min = 0.0))]
     pub min_lr: f64,
     /// Decoupled weight decay of matrices.
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
     /// Factor on the learning rate from each layer to the one below; 1: none.
+    #[schemars(range(max = 1.0), transform = above_zero)]
     pub layer_decay: f64,
     /// AdamW's running-mean factors.
+    #[schemars(inner(range(min = 0.0)), transform = below_one)]
     pub betas: [f64; 2],
     /// Largest norm of a step's gradient; 0: no clipping.
+    #[schemars(range(min = 0.0))]
     pub clip_grad: f64,
     /// Steps of the stage that may be skipped because loss or gradient is not finite; one more stops it.
     pub skip_nonfinite: usize,
@@ -125,7 +143,7 @@ impl Recipe {
 }
 
 /// A stage that trains on labels.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Supervised {
     /// The optimiser's numbers.
@@ -135,5 +153,6 @@ pub struct Supervised {
     /// Mixup, CutMix and label smoothing.
     pub mix: MixConfig,
     /// Drop path of the last block.
+    #[schemars(range(min = 0.0), transform = below_one)]
     pub drop_path_rate: f64,
 }

@@ -70,6 +70,10 @@ fn words_it_does_not_know() {
     for wrong in ["-1", "nan", "soon", "1e300"] {
         s.refused(&["table", &format!("--checkpoint-every={wrong}")], &["--checkpoint-every", wrong, "expected a number of seconds"]);
     }
+    s.refused(&["config", "--preset", "smoke", "--config", "x.toml"], &["--preset", "--config"]);
+    s.refused(&["config", "distil.recip"], &["main.toml: no key `distil.recip`; nearest: `distil.recipe`"]);
+    s.refused(&["config", "--config", "missing.toml"], &["missing.toml: "]);
+    s.refused(&["doctor", "now"], &["now"]);
     s.refused(&["sweep"], &["<FILE>"]);
     s.refused(&["parity"], &["<DIR>"]);
     s.refused(&["bench"], &["subcommand"]);
@@ -164,6 +168,51 @@ fn help_and_version_are_no_mistakes() {
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn keys_in_lines_and_in_json() {
+    let s = Scratch::new("keys");
+    let told = |args: &[&str]| {
+        let output = s.distill(args);
+        assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = told(&["config", "--preset", "smoke"]);
+    for block in ["\n[distil.recipe] ", "\n[teachers.*.model] where teachers.*.model.kind = \"swin\": ", "\n[ensembles.*.members.*] "] {
+        assert!(all.contains(block), "{block} is not in {all}");
+    }
+    assert!(all.lines().all(|l| l.chars().count() <= 140), "{}", all.lines().max_by_key(|l| l.chars().count()).unwrap());
+    let epochs = told(&["config", "--preset", "smoke", "distil.recipe.epochs"]);
+    let line = epochs.lines().find(|l| l.starts_with("  epochs ")).unwrap();
+    assert_eq!(line.split_whitespace().collect::<Vec<_>>().join(" "), "epochs 3 integer in [1, 1000000] Passes over the training images.");
+    // One key alone: its words are told, too.
+    assert!(told(&["config", "distil.engine"]).contains("\ndfdx "));
+    let file = s.file("own.toml", SMOKE.replace("workers = 0", "workers = 2"));
+    let json = told(&["config", "--config", &file, "--json", "data.workers"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let key = &json["tables"][0]["keys"][0];
+    assert!(json["config"].as_str().unwrap().ends_with("own.toml") && json["tables"].as_array().unwrap().len() == 1);
+    assert_eq!(
+        (&key["path"], &key["type"], &key["maximum"], &key["values"]),
+        (&"data.workers".into(), &"integer".into(), &256.0.into(), &[2].into())
+    );
+}
+
+#[test]
+fn a_doctor_says_what_there_is() {
+    let s = Scratch::new("doctor");
+    let output = s.distill(&["doctor", "--threads", "2", "--simd", "scalar"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    for words in [env!("CARGO_PKG_VERSION"), "scalar in force", "2 in use", "calculates as it should", "no CUDA kernels yet", "NVRTC"] {
+        assert!(told.contains(words), "{words} is not in {told}");
+    }
+    let output = s.distill(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), output.stdout.iter().filter(|b| **b == b'\n').count()), (Some(0), 1));
+    assert_eq!((&json["version"], &json["cuda_kernels"]), (&env!("CARGO_PKG_VERSION").into(), &false.into()));
+    assert_eq!(json["gpu"]["libraries"].as_array().unwrap().len(), 4);
 }
 
 /// A reader that leaves (`distill … | head -1`) is nobody's mistake.

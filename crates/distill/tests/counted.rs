@@ -10,7 +10,7 @@ use fd_distill::Objective;
 use fd_distill::distillation::{Distillation, DistillationPlan, Engine, Projector};
 use fd_distill::groups::Rates;
 use fd_distill::schedule::Cosine;
-use fd_model::{Init, ModelConfig, Position, QkvBias, SwinAttention, SwinConfig, SwinPosition, VitConfig, initialise, preset};
+use fd_model::{Init, ModelConfig, SwinAttention, SwinConfig, SwinPosition, VitConfig, initialise, preset};
 
 /// Counts the bytes that are alive of what was allocated while it is on, but for the matrix library's packing buffers, which are its own
 /// (and known in builds with debug assertions only).

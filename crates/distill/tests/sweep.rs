@@ -157,7 +157,7 @@ fn overrides_of_sweep_command_line_and_axis_follow_each_other() {
     };
     let sets = ["fine_tune.fine-tune-6000.train.recipe.epochs=8", "distil.recipe.epochs=8"];
     let (table, resolved) = resolve(&(head.clone() + &axis("distil.recipe.epochs")), &sets).unwrap();
-    assert_eq!((table.probe.epochs, table.fine_tune[0].train.recipe.epochs, table.distil.recipe.epochs), (9, 8, 7));
+    assert_eq!((table.probe.as_ref().unwrap().epochs, table.fine_tune[0].train.recipe.epochs, table.distil.recipe.epochs), (9, 8, 7));
     assert_eq!(resolved["distil"]["recipe"]["epochs"].as_integer(), Some(7));
     let e = resolve(&(head.clone() + &axis("distil.recipe.epoch")), &[]).unwrap_err();
     assert!(

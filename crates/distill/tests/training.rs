@@ -49,8 +49,9 @@ fn config() -> TableConfig {
     for teacher in &mut config.teachers {
         teacher.train_on_epochs = 1;
         match &mut teacher.pretrain {
-            Pretrain::Supervised { train } => recipes.push(&mut train.recipe),
-            Pretrain::Dino { train } => recipes.push(&mut train.recipe),
+            Some(Pretrain::Supervised { train }) => recipes.push(&mut train.recipe),
+            Some(Pretrain::Dino { train }) => recipes.push(&mut train.recipe),
+            None => {}
         }
     }
     for recipe in recipes {
@@ -148,7 +149,7 @@ fn what_is_done_is_reused_and_a_change_runs_only_what_depends_on_it() {
     config.distil.student_drop_path_rate = 0.1;
     assert_eq!(run(&config, &scratch.0, 2, 2).expect("a table").1.ran, 3);
     // The probes of teacher, teacher trained on, student, two random encoders, and pixels.
-    config.probe.lr *= 0.5;
+    config.probe.as_mut().unwrap().lr *= 0.5;
     assert_eq!(run(&config, &scratch.0, 2, 2).expect("a table").1.ran, 6);
     // A file that is gone.
     std::fs::remove_file(stage(&scratch.0, "pretrain-supervised-seed0").join("weights.safetensors")).expect("it was there");
@@ -216,7 +217,7 @@ fn the_student_learns_its_teacher() {
 /// A run of DINO on a hundred images: its weights, if it was not stopped, and all losses.
 fn dino(targets: Targets, seed: u64, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Vec<StepReport>) {
     let mut config = only(config(), "DINO");
-    let Pretrain::Dino { train: how } = &mut config.teachers[0].pretrain else { unreachable!("DINO") };
+    let Some(Pretrain::Dino { train: how }) = &mut config.teachers[0].pretrain else { unreachable!("DINO") };
     (how.targets, how.drop_path_rate, how.recipe.lr) = (targets, 0.1, 1e-3);
     let how = how.clone();
     let (model, normalise) = (config.teachers[0].model.clone(), config.data.normalise.clone());
@@ -279,7 +280,7 @@ fn impossible_configurations_are_refused_by_key() {
     };
     let with_dino = |change: &dyn Fn(&mut fd_distill::dino::Dino)| {
         refused(&|c| {
-            if let Pretrain::Dino { train } = &mut c.teachers[0].pretrain {
+            if let Some(Pretrain::Dino { train }) = &mut c.teachers[0].pretrain {
                 change(train);
             }
         })
@@ -295,9 +296,9 @@ fn impossible_configurations_are_refused_by_key() {
     assert!(with_dino(&|d| d.targets = Targets::Sinkhorn { iterations: 0 }).contains("iterations"));
     assert!(refused(&|c| c.fine_tune[1].train.recipe.lr = f64::NAN).contains("fine_tune.fine-tune-200.train.recipe.lr"));
     assert!(refused(&|c| c.fine_tune[1].from_scratch.recipe.batch = 101).contains("fine_tune.fine-tune-200.from_scratch.recipe.batch"));
-    assert!(refused(&|c| c.probe.batch = 0).contains("probe.batch"));
-    assert!(refused(&|c| c.probe.lr = f64::INFINITY).contains("probe.lr"));
-    assert!(refused(&|c| c.knn.k = 0).contains("knn.k"));
+    assert!(refused(&|c| c.probe.as_mut().unwrap().batch = 0).contains("probe.batch"));
+    assert!(refused(&|c| c.probe.as_mut().unwrap().lr = f64::INFINITY).contains("probe.lr"));
+    assert!(refused(&|c| c.knn.as_mut().unwrap().k = 0).contains("knn.k"));
     assert!(refused(&|c| c.columns.push("knm".into())).contains("no measure `knm`"));
     assert!(refused(&|c| c.columns.clear()).contains("columns"));
     assert!(refused(&|c| c.teachers[1].name = "DINO".into()).contains("twice"));
@@ -314,7 +315,7 @@ fn impossible_configurations_are_refused_by_key() {
     assert!(refused(&|c| c.seeds = vec![2, 2]).contains("seeds: 2 stands there twice"));
     assert!(refused(&|c| c.distil.recipe.epochs = usize::MAX).contains("distil.recipe.epochs"));
     assert!(refused(&|c| c.teachers[1].train_on_epochs = usize::MAX).contains("train_on_epochs"));
-    assert!(refused(&|c| c.knn.temperature = 0.001).contains("knn.temperature"));
+    assert!(refused(&|c| c.knn.as_mut().unwrap().temperature = 0.001).contains("knn.temperature"));
     assert!(refused(&|c| c.data.workers = 3000).contains("data.workers"));
     assert!(refused(&|c| c.fine_tune[1].train.views.flip = 7.0).contains("fine_tune.fine-tune-200.train.views: flip"));
     assert!(refused(&|c| c.fine_tune[0].name = "a,b".into()).contains("`a,b` cannot be a name"));
@@ -342,7 +343,7 @@ fn impossible_configurations_are_refused_by_key() {
 #[test]
 fn numbers_that_are_not_finite_are_skipped_counted_and_stop_a_run() {
     let (scratch, mut config) = (Scratch::new("diverges"), only(config(), "supervised"));
-    let Pretrain::Supervised { train } = &mut config.teachers[0].pretrain else { unreachable!("supervised") };
+    let Some(Pretrain::Supervised { train }) = &mut config.teachers[0].pretrain else { unreachable!("supervised") };
     (train.recipe.lr, train.recipe.clip_grad, train.recipe.skip_nonfinite) = (1e18, 0.0, 3);
     let error = run(&config, &scratch.0, 2, 1).expect_err("a divergence").to_string();
     assert!(error.starts_with("pretrain supervised, seed 0: 4 steps without a finite loss and gradient"), "{error}");
@@ -383,7 +384,7 @@ fn the_shipped_dino_teacher_has_learnt() {
         graph.add(Spec { slug: slug.into(), title: slug.into(), identity, simd: None, inputs, steps: 0, flops: 0.0, memory: 0, work })
     };
     let bytes = fd_distill::teachers::bytes("dino.safetensors").expect("a shipped teacher");
-    let dino = add("dino", Job::Given { model: model.clone(), bytes: bytes.into() }, vec![]);
+    let dino = add("dino", Job::Shipped { model: model.clone(), bytes: bytes.into() }, vec![]);
     let random = add("random", Job::Random { model: model.clone() }, vec![]);
     let probes = [dino, random].map(|encoder| add("probe", Job::Probe { model: model.clone() }, vec![encoder]));
     let store = Store::new(&scratch.0);

@@ -1,11 +1,12 @@
 //! What a vision transformer is made of: a plain description, read from a configuration file and checked before anything is built.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
 
 /// How the tokens learn where they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Position {
     /// One learned vector a token, added once (`pos_embed`).
@@ -51,7 +52,7 @@ impl Position {
 }
 
 /// Which of the query, key and value projections carry a bias.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum QkvBias {
     /// One `attn.qkv.bias` of width 3C (DINO, DeiT, CLIP, MAE).
@@ -65,7 +66,7 @@ pub enum QkvBias {
 }
 
 /// The activation between the two layers of the MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activation {
     /// x Φ(x), exact.
@@ -75,7 +76,7 @@ pub enum Activation {
 }
 
 /// What follows the last block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Head {
     /// `norm` over all tokens, no classifier: an encoder of features.
@@ -87,22 +88,29 @@ pub enum Head {
 }
 
 /// A plain vision transformer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
     /// Image height and width, in pixels.
+    #[schemars(with = "[usize; 2]", inner(range(min = 1)))]
     pub img_size: (usize, usize),
     /// Side of a square patch, in pixels.
+    #[schemars(range(min = 1))]
     pub patch_size: usize,
     /// Channels of the image.
+    #[schemars(range(min = 1, max = MOST_CHANNELS))]
     pub in_chans: usize,
     /// Token width C.
+    #[schemars(range(min = 1, max = MOST_WIDTH))]
     pub embed_dim: usize,
     /// Number of blocks.
+    #[schemars(range(min = 1, max = MOST_BLOCKS))]
     pub depth: usize,
     /// Attention heads H; C must be a multiple of it.
+    #[schemars(range(min = 1))]
     pub num_heads: usize,
     /// Hidden width of the MLP over C.
+    #[schemars(range(max = MOST_RATIO), extend("exclusiveMinimum" = 0.0))]
     pub mlp_ratio: f64,
     /// Where position enters.
     pub position: Position,
@@ -115,27 +123,35 @@ pub struct VitConfig {
     /// Activation of the MLP.
     pub activation: Activation,
     /// Epsilon of every LayerNorm.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub ln_eps: f64,
     /// What follows the blocks.
     pub head: Head,
-    /// Classes of the head; 0 with [`Head::Features`].
+    /// Classes of the head; 0 with head `features`.
+    #[schemars(range(max = MOST_CLASSES))]
     pub num_classes: usize,
     /// Drop path of the last block; block i of L has `rate · i / (L - 1)`.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub drop_path_rate: f64,
     /// Register tokens (`reg_token`, DINOv2 with registers): they have no position and are not handed out.
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(!skip_serializing_if, range(max = MAX_TOKENS))]
     pub reg_tokens: usize,
     /// A LayerNorm before the first block (`norm_pre`, CLIP's `ln_pre`).
     #[serde(default, skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
     pub pre_norm: bool,
     /// Has the patch embedding a bias? (CLIP: no.)
     #[serde(default = "yes", skip_serializing_if = "is_true")]
+    #[schemars(!skip_serializing_if)]
     pub patch_bias: bool,
     /// Width of a projection of the CLS token without bias (`proj`, CLIP's image embedding).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if, range(min = 1, max = MOST_WIDTH))]
     pub proj_dim: Option<usize>,
     /// Added to the sides of a grid when absolute positions are interpolated to it (`interpolate_offset`; DINOv2: 0.1).
     #[serde(default, skip_serializing_if = "is_none_of_it")]
+    #[schemars(!skip_serializing_if, range(min = 0.0, max = 1.0))]
     pub interpolate_offset: f64,
 }
 
@@ -190,6 +206,13 @@ impl Default for VitConfig {
 
 /// Most tokens of an image: their relative positions are an index of N x N.
 const MAX_TOKENS: usize = 8192;
+/// Widest tokens, MLPs of positions and projections.
+const MOST_WIDTH: usize = 1 << 16;
+const MOST_BLOCKS: usize = 1024;
+pub(crate) const MOST_CHANNELS: usize = 1024;
+pub(crate) const MOST_CLASSES: usize = 1 << 24;
+/// Largest MLP over its input.
+pub(crate) const MOST_RATIO: f64 = 64.0;
 
 impl VitConfig {
     /// Patches down and across.
@@ -225,7 +248,9 @@ impl VitConfig {
         if self.tokens() > MAX_TOKENS {
             return refuse("img_size", format!("{} tokens are more than {MAX_TOKENS}", self.tokens()));
         }
-        for (key, value, most) in [("in_chans", self.in_chans, 1024), ("embed_dim", self.embed_dim, 1 << 16), ("depth", self.depth, 1024)] {
+        for (key, value, most) in
+            [("in_chans", self.in_chans, MOST_CHANNELS), ("embed_dim", self.embed_dim, MOST_WIDTH), ("depth", self.depth, MOST_BLOCKS)]
+        {
             check_range(key, value, most)?;
         }
         if self.reg_tokens > MAX_TOKENS {
@@ -235,7 +260,7 @@ impl VitConfig {
             return refuse("reg_tokens", "register tokens have no place that a relative position could be taken of".into());
         }
         if let Some(dim) = self.proj_dim {
-            check_range("proj_dim", dim, 1 << 16)?;
+            check_range("proj_dim", dim, MOST_WIDTH)?;
             if !self.cls_token || self.head == Head::MeanPool {
                 return refuse("proj_dim", "projects the CLS token after the final norm: there is none".into());
             }
@@ -243,14 +268,17 @@ impl VitConfig {
         if !(0.0..=1.0).contains(&self.interpolate_offset) {
             return refuse("interpolate_offset", format!("{} is not in 0..=1", self.interpolate_offset));
         }
-        if self.num_classes > 1 << 24 {
-            return refuse("num_classes", format!("{} is more than {}", self.num_classes, 1 << 24));
+        if self.num_classes > MOST_CLASSES {
+            return refuse("num_classes", format!("{} is more than {MOST_CLASSES}", self.num_classes));
         }
         if self.num_heads == 0 || !self.embed_dim.is_multiple_of(self.num_heads) {
             return refuse("num_heads", format!("{} heads do not divide embed_dim {}", self.num_heads, self.embed_dim));
         }
-        if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0 && self.hidden_dim() > 0) {
-            return refuse("mlp_ratio", format!("{} is not above 0 and at most 64, with at least one hidden unit", self.mlp_ratio));
+        if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= MOST_RATIO && self.hidden_dim() > 0) {
+            return refuse(
+                "mlp_ratio",
+                format!("{} is not above 0 and at most {MOST_RATIO}, with at least one hidden unit", self.mlp_ratio),
+            );
         }
         if !(self.ln_eps.is_finite() && self.ln_eps > 0.0) {
             return refuse("ln_eps", format!("{} must be positive", self.ln_eps));

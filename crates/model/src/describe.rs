@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,13 +14,20 @@ const MODEL: &str = "model";
 const NORMALISE: &str = "normalise";
 
 /// Mean and standard deviation of an image's channels, on a scale of 0 to 1: a model is good for images normalised as in its training.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Statistics {
     /// One mean a channel.
     pub mean: Vec<f32>,
     /// One standard deviation a channel.
+    #[schemars(transform = each_above_zero)]
     pub std: Vec<f32>,
+}
+
+fn each_above_zero(schema: &mut schemars::Schema) {
+    if let Some(items) = schema.get_mut("items").and_then(Value::as_object_mut) {
+        items.insert("exclusiveMinimum".into(), 0.0.into());
+    }
 }
 
 impl Statistics {

@@ -1,13 +1,14 @@
 //! Initial values.
 
 use fd_compute::{Params, Stream};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::swin::SwinVersion;
 use crate::{ModelConfig, sin_cos};
 
 /// How parameters start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Init {
     /// The official distillation code's: normal of standard deviation 0.02 cut at ±0.02, `attn.proj` and `mlp.fc2` of block i divided by

@@ -19,6 +19,7 @@ mod positions;
 mod presets;
 pub mod reference;
 mod resize;
+mod schema;
 mod swin;
 mod text;
 mod vit;

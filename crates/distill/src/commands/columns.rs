@@ -11,6 +11,33 @@ pub fn columns(head: &[&str], lines: &[Vec<String>]) -> Vec<String> {
     all.iter().map(|line| line.iter().zip(&widths).enumerate().map(cell).collect::<String>().trim_end().to_string()).collect()
 }
 
+/// Texts side by side, each broken at spaces to its width; a word that is longer goes on past it.
+pub fn beside(texts: &[&str], widths: &[usize]) -> String {
+    let broken: Vec<Vec<String>> = texts.iter().zip(widths).map(|(text, width)| broken(text, *width)).collect();
+    let height = broken.iter().map(Vec::len).max().unwrap_or(0);
+    let cell = |row: usize, i: usize| format!("{:<w$}", broken[i].get(row).map_or("", String::as_str), w = widths[i]);
+    let line = |row: usize| (0..broken.len()).map(|i| cell(row, i)).collect::<Vec<_>>().join("  ").trim_end().to_string();
+    (0..height).map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn broken(text: &str, width: usize) -> Vec<String> {
+    let indent: String = text.chars().take_while(|c| *c == ' ').collect();
+    let mut lines = vec![indent];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if line.trim().is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.into());
+        }
+    }
+    lines
+}
+
 /// A number of bytes; a dash for none.
 pub fn memory(bytes: u64) -> String {
     match bytes {
@@ -45,6 +72,12 @@ mod tests {
         told.into_iter().for_each(|(x, text)| assert_eq!(figure(x), text));
         let told = [(0, "–"), (1, "1 MiB"), ((10 << 30) - 1, "10239 MiB"), (10 << 30, "10.0 GiB"), (3 << 40, "3072.0 GiB")];
         told.into_iter().for_each(|(bytes, text)| assert_eq!(memory(bytes), text));
+    }
+
+    #[test]
+    fn texts_stand_beside_each_other() {
+        let told = beside(&["  key", "a few words", "unbreakable"], &[6, 6, 4]);
+        assert_eq!(told, "  key   a few   unbreakable\n        words");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use fd_compute::{
     Act, Activation, Arena, Bias, Cx, DType, Device, Grads, Layout, LayoutBuilder, Param, Params, Plan, Planner, Pooling, StepKey,
 };
 use fd_model::{Model, ModelConfig, Taps};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -13,23 +14,29 @@ use crate::Error;
 /// Prefix of the head's parameters.
 pub const HEAD: &str = "head.";
 
+/// Largest size of the head.
+const MOST: usize = 1 << 20;
+
 /// Sizes of the head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
     /// Width of the two hidden layers.
+    #[schemars(range(min = 2, max = MOST))]
     pub hidden: usize,
     /// Width of the unit-length vector that meets the prototypes.
+    #[schemars(range(min = 2, max = MOST))]
     pub bottleneck: usize,
     /// Prototypes K.
+    #[schemars(range(min = 2, max = MOST))]
     pub prototypes: usize,
 }
 
 impl Head {
     pub(super) fn check(&self) -> Result<(), String> {
         let sizes = [("hidden", self.hidden), ("bottleneck", self.bottleneck), ("prototypes", self.prototypes)];
-        match sizes.iter().find(|(_, n)| !(2..=1 << 20).contains(n)) {
-            Some((key, n)) => Err(format!("{key} {n} is not from 2 to {}", 1 << 20)),
+        match sizes.iter().find(|(_, n)| !(2..=MOST).contains(n)) {
+            Some((key, n)) => Err(format!("{key} {n} is not from 2 to {MOST}")),
             None => Ok(()),
         }
     }

@@ -1,20 +1,26 @@
 //! From the teacher's cosines to target probabilities: sharpened by a temperature, and kept from collapsing.
 
 use fd_compute::Params;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Most rounds of balancing.
+const MOST_ITERATIONS: usize = 100;
+
 /// What keeps the teacher from giving every image the same answer.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Targets {
     /// A running mean of the logits is subtracted (DINO).
     Centring {
         /// Of the running mean.
+        #[schemars(range(min = 0.0, max = 1.0))]
         momentum: f64,
     },
     /// The batch's probabilities are balanced over the prototypes (SwAV, DINOv2).
     Sinkhorn {
         /// Rounds of balancing.
+        #[schemars(range(min = 1, max = MOST_ITERATIONS))]
         iterations: usize,
     },
 }
@@ -23,8 +29,8 @@ impl Targets {
     pub(super) fn check(&self) -> Result<(), String> {
         match *self {
             Targets::Centring { momentum } if !(0.0..=1.0).contains(&momentum) => Err(format!("momentum {momentum} is not in 0..=1")),
-            Targets::Sinkhorn { iterations } if !(1..=100).contains(&iterations) => {
-                Err(format!("iterations {iterations} is not from 1 to 100"))
+            Targets::Sinkhorn { iterations } if !(1..=MOST_ITERATIONS).contains(&iterations) => {
+                Err(format!("iterations {iterations} is not from 1 to {MOST_ITERATIONS}"))
             }
             _ => Ok(()),
         }

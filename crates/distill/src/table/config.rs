@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use fd_data::DataSpec;
+use fd_data::schema::below_one;
 use fd_model::{Init, ModelConfig};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::context::fine_tuned_model;
@@ -17,7 +19,7 @@ use crate::teachers::slug;
 use crate::{Error, Objective, Target};
 
 /// A table's configuration: `experiments/tables/*.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TableConfig {
     /// Its name; results go to `runs/<name>/`.
@@ -26,8 +28,8 @@ pub struct TableConfig {
     pub seeds: Vec<u64>,
     /// How models start.
     pub init: Init,
-    /// What is measured, in order: names of fine-tunings, [`PROBE_CLS`], [`PROBE_AVG`], [`KNN`]. The first is the main one. Empty: students
-    /// are made and not measured, for which images need no labels.
+    /// What is measured, in order: names of fine-tunings, `probe-cls`, `probe-avg`, `knn`. The first is the main one. Empty: students are
+    /// made and not measured, for which images need no labels.
     pub columns: Vec<String>,
     /// Images.
     pub data: Data,
@@ -35,6 +37,7 @@ pub struct TableConfig {
     pub teachers: Vec<Teacher>,
     /// Teachers that teach one student together: a row each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(!skip_serializing_if)]
     pub ensembles: Vec<Ensemble>,
     /// The student's architecture.
     pub student: ModelConfig,
@@ -42,17 +45,24 @@ pub struct TableConfig {
     pub distil: Distil,
     /// Fine-tunings, the same for every row.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(!skip_serializing_if)]
     pub fine_tune: Vec<FineTune>,
     /// The linear probe, the same for every row; needed by its columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub probe: Option<ProbeConfig>,
     /// The nearest neighbours, the same for every row; needed by their column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub knn: Option<Knn>,
     /// The paper's figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(!skip_serializing_if)]
     pub paper: Vec<Paper>,
 }
+
+/// Most threads that prepare batches.
+const MOST_WORKERS: usize = 256;
 
 /// Column: linear probe on the CLS token.
 pub const PROBE_CLS: &str = "probe-cls";
@@ -62,13 +72,14 @@ pub const PROBE_AVG: &str = "probe-avg";
 pub const KNN: &str = "knn";
 
 /// Which images.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Training images, with labels where anything is measured or trained on them.
     pub train: DataSpec,
     /// Test images, with labels; needed where anything is measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub test: Option<DataSpec>,
     /// Training images a class to use; 0: all.
     pub train_per_class: usize,
@@ -78,29 +89,35 @@ pub struct Data {
     /// Statistics of the channels.
     pub normalise: Normalise,
     /// Threads of each stage that prepare batches ahead; 0: none.
+    #[schemars(range(max = MOST_WORKERS))]
     pub workers: usize,
 }
 
 /// A teacher.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Teacher {
     /// Its name in the table.
     pub name: String,
     /// A checkpoint of your own (safetensors or PyTorch, official, timm's or transformers' names) in place of pretraining.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub weights: Option<PathBuf>,
     /// The model in that checkpoint, where it holds several: a part of its path, such as `teacher`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub key: Option<String>,
     /// Names of its tensors that may be left over (`*` at the end stands for any rest).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(!skip_serializing_if)]
     pub allow: Vec<String>,
     /// Interpolate the positions of that checkpoint to this model's grid and windows, if they are for others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(!skip_serializing_if)]
     pub interpolate: bool,
     /// Statistics of the channels it was trained with, if they are not those of `data.normalise`: it then sees the student's view so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub normalise: Option<Normalise>,
     /// Seed of its pretraining: a table has one teacher of each kind, whatever its seeds.
     pub seed: u64,
@@ -108,14 +125,16 @@ pub struct Teacher {
     pub model: ModelConfig,
     /// How it is pretrained; needed without weights, and to train it on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub pretrain: Option<Pretrain>,
     /// Epochs of the control that trains the teacher on, so that more training is not taken for distillation; 0: no such row.
     #[serde(default)]
+    #[schemars(range(max = MOST_EPOCHS))]
     pub train_on_epochs: usize,
 }
 
 /// Feature distillation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Distil {
     /// The optimiser's numbers.
@@ -129,16 +148,19 @@ pub struct Distil {
     /// What stands between the widths.
     pub projector: Projector,
     /// Drop path of the teacher's last block (the paper: 0).
+    #[schemars(range(min = 0.0), transform = below_one)]
     pub teacher_drop_path_rate: f64,
     /// Drop path of the student's last block.
+    #[schemars(range(min = 0.0), transform = below_one)]
     pub student_drop_path_rate: f64,
     /// Keep of the student's blocks only what they read, and compute the rest again in the backward pass: less memory, the same bits.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(!skip_serializing_if)]
     pub recompute: bool,
 }
 
 /// A column of fine-tuned accuracies.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FineTune {
     /// Its key.
@@ -149,6 +171,7 @@ pub struct FineTune {
     pub labels_per_class: usize,
     /// Image height and width, if not the student's: positions are then interpolated (the paper's 336 pixels after 224).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if, with = "Option<[usize; 2]>", inner(range(min = 1)))]
     pub img_size: Option<(usize, usize)>,
     /// How pretrained encoders are fine-tuned.
     pub train: Supervised,
@@ -157,7 +180,7 @@ pub struct FineTune {
 }
 
 /// A published figure beside ours.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Paper {
     /// The row it stands beside, such as `DINO` or `DINO + FD`.
@@ -261,6 +284,10 @@ impl TableConfig {
             return usage(format!("distil.objective.target: teacher `{}` has no classifier to give logits", t.name));
         }
         self.distil.recipe.check("distil", samples)?;
+        let rates = [("teacher", self.distil.teacher_drop_path_rate), ("student", self.distil.student_drop_path_rate)];
+        if let Some((whose, rate)) = rates.iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
+            return usage(format!("distil.{whose}_drop_path_rate: {rate} is not in 0..1"));
+        }
         self.probe.iter().try_for_each(ProbeConfig::check)?;
         self.knn.iter().try_for_each(Knn::check)
     }
@@ -276,8 +303,8 @@ impl TableConfig {
             Ok(_) => usable(at, &how.views, size),
             Err(e) => Err(Error::Usage(format!("{at}.mix: {e}"))),
         };
-        if self.data.workers > 256 {
-            return Err(Error::Usage(format!("data.workers: {} is more than 256", self.data.workers)));
+        if self.data.workers > MOST_WORKERS {
+            return Err(Error::Usage(format!("data.workers: {} is more than {MOST_WORKERS}", self.data.workers)));
         }
         for teacher in &self.teachers {
             let at = format!("teachers.{}.pretrain.train", teacher.name);

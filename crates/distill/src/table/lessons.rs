@@ -1,6 +1,8 @@
 //! Who teaches a student: one teacher of the table, or several together.
 
+use fd_data::schema::above_zero;
 use fd_model::ModelConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -11,7 +13,7 @@ use crate::train::MOST_PARTS;
 use crate::{Error, Objective, Target};
 
 /// Teachers that teach one student together: one more row of the table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ensemble {
     /// Its name in the table, to which ` + FD` is added.
@@ -21,18 +23,21 @@ pub struct Ensemble {
 }
 
 /// A teacher of an ensemble.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Member {
     /// The teacher's name.
     pub teacher: String,
     /// Its part in the loss.
+    #[schemars(transform = above_zero)]
     pub weight: f64,
     /// What stands between the widths, if not what `distil` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub projector: Option<Projector>,
     /// What is learnt from it, if not what `distil` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
     pub objective: Option<Objective>,
 }
 

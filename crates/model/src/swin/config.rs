@@ -1,13 +1,14 @@
 //! What a Swin transformer is made of.
 
 use fd_compute::Windows;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{check_patches, check_range, is_false, is_true, yes};
+use crate::config::{MOST_CHANNELS, MOST_CLASSES, MOST_RATIO, check_patches, check_range, is_false, is_true, yes};
 use crate::{Head, ModelError, QkvBias};
 
 /// Where the norms stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SwinVersion {
     /// Before attention and MLP; patch merging is LayerNorm(4C), then linear.
@@ -17,7 +18,7 @@ pub enum SwinVersion {
 }
 
 /// How queries and keys become scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SwinAttention {
     /// q · k / √D.
@@ -27,7 +28,7 @@ pub enum SwinAttention {
 }
 
 /// Where the relative position bias comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SwinPosition {
     /// A table (`relative_position_bias_table`).
@@ -37,7 +38,7 @@ pub enum SwinPosition {
 }
 
 /// What the MLP sees of an offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Coordinates {
     /// Offset over the largest offset: -1..1.
@@ -47,7 +48,7 @@ pub enum Coordinates {
 }
 
 /// What becomes of the MLP's (or the table's) numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BiasOutput {
     /// They are the bias.
@@ -57,24 +58,32 @@ pub enum BiasOutput {
 }
 
 /// A Swin transformer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SwinConfig {
     /// Image height and width, in pixels.
+    #[schemars(with = "[usize; 2]", inner(range(min = 1)))]
     pub img_size: (usize, usize),
     /// Side of a square patch, in pixels.
+    #[schemars(range(min = 1))]
     pub patch_size: usize,
     /// Channels of the image.
+    #[schemars(range(min = 1, max = MOST_CHANNELS))]
     pub in_chans: usize,
     /// Token width of the first stage; every later stage doubles it.
+    #[schemars(range(min = 1, max = MOST_WIDTH))]
     pub embed_dim: usize,
     /// Blocks of each stage.
+    #[schemars(inner(range(min = 1, max = MOST)))]
     pub depths: Vec<usize>,
     /// Attention heads of each stage.
+    #[schemars(inner(range(min = 1)))]
     pub num_heads: Vec<usize>,
     /// Side of a window, in tokens. A map not larger than that is one window.
+    #[schemars(range(min = 1, max = MOST))]
     pub window_size: usize,
     /// Hidden width of the MLP over its input's.
+    #[schemars(range(max = MOST_RATIO), extend("exclusiveMinimum" = 0.0))]
     pub mlp_ratio: f64,
     /// Where the norms stand.
     pub version: SwinVersion,
@@ -84,42 +93,53 @@ pub struct SwinConfig {
     pub position: SwinPosition,
     /// One position bias a stage (`layers.{s}.rel_pos_bias`) in place of one a block.
     #[serde(default, skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
     pub shared_position: bool,
     /// What the position MLP sees.
     pub coordinates: Coordinates,
     /// Windows of each stage that the position MLP was pretrained with; 0, or no entry: the model's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(!skip_serializing_if)]
     pub pretrained_windows: Vec<usize>,
     /// What becomes of the MLP's numbers.
     pub bias_output: BiasOutput,
     /// Hidden width of the position MLP.
+    #[schemars(range(min = 1, max = MOST_HIDDEN))]
     pub rpe_hidden_dim: usize,
     /// Which projections have a bias (a key bias of its own is not among Swin's options).
     pub qkv_bias: QkvBias,
     /// A learned vector a patch (`absolute_pos_embed`).
     #[serde(default, skip_serializing_if = "is_false")]
+    #[schemars(!skip_serializing_if)]
     pub absolute_position: bool,
     /// A LayerNorm after the patch embedding.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
+    #[schemars(!skip_serializing_if)]
     pub patch_norm: bool,
     /// Stages (from 1) with a LayerNorm inside the MLP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(!skip_serializing_if, inner(range(min = 1)))]
     pub mlp_norm_stages: Vec<usize>,
     /// A LayerNorm over the main branch after every so many blocks of a stage (SwinV2-G: 6); 0: none.
     #[serde(default, skip_serializing_if = "never")]
+    #[schemars(!skip_serializing_if)]
     pub end_norm_interval: usize,
     /// Initial weight of the norms that end a residual branch (version 2; official: 1e-5).
     pub init_norm: f64,
     /// Epsilon of every LayerNorm.
+    #[schemars(range(max = MOST_RATIO), extend("exclusiveMinimum" = 0.0))]
     pub ln_eps: f64,
     /// The stage (from 1) whose map is handed out; none: the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if, range(min = 1))]
     pub out_stage: Option<usize>,
     /// What follows the blocks: features, or mean-pool (norm, mean, head).
     pub head: Head,
-    /// Classes of the head; 0 with [`Head::Features`].
+    /// Classes of the head; 0 with head `features`.
+    #[schemars(range(max = MOST_CLASSES))]
     pub num_classes: usize,
     /// Drop path of the last block; linear from 0 at the first.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub drop_path_rate: f64,
 }
 
@@ -164,6 +184,10 @@ impl Default for SwinConfig {
 
 /// Most blocks of a stage, and most tokens of a window.
 const MOST: usize = 1024;
+/// Widest tokens of the first stage.
+const MOST_WIDTH: usize = 1 << 13;
+/// Widest position MLP.
+const MOST_HIDDEN: usize = 1 << 16;
 
 impl SwinConfig {
     /// Swin-T of version 2 as the official distillation code has it.
@@ -235,10 +259,10 @@ impl SwinConfig {
         if self.num_heads.len() != stages {
             return refuse("num_heads", format!("{} entries for {stages} stages of depths", self.num_heads.len()));
         }
-        check_range("in_chans", self.in_chans, 1024)?;
-        check_range("embed_dim", self.embed_dim, 1 << 13)?;
+        check_range("in_chans", self.in_chans, MOST_CHANNELS)?;
+        check_range("embed_dim", self.embed_dim, MOST_WIDTH)?;
         check_range("window_size", self.window_size, MOST)?;
-        check_range("rpe_hidden_dim", self.rpe_hidden_dim, 1 << 16)?;
+        check_range("rpe_hidden_dim", self.rpe_hidden_dim, MOST_HIDDEN)?;
         if let Some(n) = self.depths.iter().find(|n| **n == 0 || **n > MOST) {
             return refuse("depths", format!("{n} is not from 1 to {MOST}"));
         }
@@ -250,8 +274,8 @@ impl SwinConfig {
             self.check_map(s)?;
         }
         for (key, value) in [("mlp_ratio", self.mlp_ratio), ("ln_eps", self.ln_eps)] {
-            if !(value.is_finite() && value > 0.0 && value <= 64.0) {
-                return refuse(key, format!("{value} is not above 0 and at most 64"));
+            if !(value.is_finite() && value > 0.0 && value <= MOST_RATIO) {
+                return refuse(key, format!("{value} is not above 0 and at most {MOST_RATIO}"));
             }
         }
         if self.embed_dim as f64 * self.mlp_ratio < 1.0 {
@@ -278,7 +302,7 @@ impl SwinConfig {
         if self.head == Head::Cls {
             return refuse("head", "a Swin has no CLS token: features or mean-pool".into());
         }
-        if (self.head == Head::Features) != (self.num_classes == 0) || self.num_classes > 1 << 24 {
+        if (self.head == Head::Features) != (self.num_classes == 0) || self.num_classes > MOST_CLASSES {
             return refuse("num_classes", format!("{} classes do not go with head {:?}", self.num_classes, self.head));
         }
         if self.head == Head::MeanPool && self.out_stage() != stages {

@@ -76,8 +76,9 @@ fn a_head_with_a_bias_is_no_projection_in_timms_clip() {
     assert_eq!(c.proj_dim, None);
     // With a bias of zeros it is one, and gives what timm gives less its bias.
     let mut weights = fd_model::Checkpoint::read(&path).unwrap();
-    let bias = std::mem::replace(&mut weights.tensors.get_mut("head.bias").unwrap().data, vec![]);
-    weights.tensors.get_mut("head.bias").unwrap().data = vec![0.0; bias.len()];
+    let values = &mut weights.tensors.get_mut("head.bias").unwrap().data;
+    let bias = std::mem::take(values);
+    values.resize(bias.len(), 0.0);
     let import = Import::of(fd_weights::WeightFile::from_bytes("zero", weights.to_bytes().unwrap()).unwrap());
     let found = &import.models()[0];
     let config = asked(&found.config, &fact("timm_vit_clip"));
