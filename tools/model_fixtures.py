@@ -6,8 +6,7 @@ features that those classes compute of two random images. Run once, on a CPU, wi
 For each model: the weights (`NAME.safetensors`, or `.pth` and `.pt` where the original is one), `NAME.json` (the class, its arguments, what
 shapes do not tell) and `NAME.features.safetensors`: `image`, the input as the model gets it; `tokens`, its last feature map after the final
 norm, CLS first where there is one, without registers; `projected` where the model embeds images. Weights are f32 (CLIP's own archive:
-matrices in half), features are computed in double precision. transformers' JSON has the model's config.json as arguments, and which
-buffers only older files hold. Values are seeded, bytes repeat but for debugging records in the archive. FOLDER/README.md lists the files.
+matrices in half), features are computed in double precision. transformers' JSON has the model's config.json as arguments. Values are seeded, bytes repeat but for debugging records in the archive. FOLDER/README.md lists the files.
 Versions used: torch 2.15.0, timm 1.0.31, transformers 5.24.0, safetensors 0.8.0, Python 3.11.7.
 """
 
@@ -93,7 +92,8 @@ def write(name, weights, cls, size, run, model, special, activation="gelu", norm
     about = {"weights": file, "class": cls, "special": special, "image": [3, size, size], "activation": activation}
     about |= {"layer_norm_eps": epsilons(model), "normalise": normalise} | facts
     with open(f"{folder}/{name}.json", "w") as f:
-        json.dump(about, f, indent=1)
+        json.dump(about, f)
+        f.write("\n")
         f.write("\n")
     rows.append((file, cls, special))
 
@@ -349,16 +349,13 @@ def openai():
 
 
 def published(model):
-    """The state dictionary under the names that files have, and which of them are others in memory."""
+    """The state dictionary under the names that files have, and the config.json."""
     with tempfile.TemporaryDirectory() as at:
         model.save_pretrained(at)
         weights = load_file(at + "/model.safetensors")
         with open(at + "/config.json") as f:
             config = json.load(f)
-    memory = {(tuple(t.shape), t.flatten()[:4].numpy().tobytes()): n for n, t in model.state_dict().items()}
-    assert len(memory) == len(weights) == len(model.state_dict())
-    names = {n: memory[tuple(t.shape), t.flatten()[:4].numpy().tobytes()] for n, t in weights.items()}
-    return weights, {n: m for n, m in names.items() if n != m}, config
+    return weights, config
 
 
 def hf_case(name, cls, config, special, seed, heads, run=lambda m, x: m(x).last_hidden_state, size=32, buffers=None, **facts):
@@ -369,9 +366,9 @@ def hf_case(name, cls, config, special, seed, heads, run=lambda m, x: m(x).last_
         config._attn_implementation = "eager"
         model = cls(config)
     randomise(model, seed)
-    weights, memory, saved = published(model)
+    weights, saved = published(model)
     buffers = buffers or {}
-    facts |= {"kwargs": saved, "num_heads": heads, "old_buffers": sorted(buffers), "names_in_memory": memory}
+    facts |= {"kwargs": saved, "num_heads": heads}
     write(name, weights | buffers, "transformers." + cls.__name__, size, run, model, special, **facts)
 
 

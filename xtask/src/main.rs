@@ -14,6 +14,8 @@ usage: cargo xtask TASK [ARGUMENTS]
   sweep FILE [ARGS]       an ablation: `distill sweep FILE ARGS`, such as `sweep experiments/sweeps/target.toml`
   plan [CONFIG] [ARGS]    what a distillation or a table would cost: `distill plan CONFIG ARGS`, such as `plan swinv2-g --tflops 400 --devices 64`
   config [ARGS] [PREFIX]  every key of a table's configuration: `distill config ARGS`, such as `config distil.recipe`
+  inspect, convert, features, knn, init, run, …
+                          weight files and runs of your own: `distill TASK ARGS`, such as `inspect FILE`
   doctor [--json]         what this machine gives, and what to do about what is missing: `distill doctor`
   status [DIR]            how the runs below runs/ stand: `distill status DIR`
   parity DIR              our engine against a folder of golden vectors: `distill parity DIR`
@@ -29,13 +31,8 @@ fn main() -> ExitCode {
     };
     let result: Result<u8> = match task.as_str() {
         "reproduce-table" => cargo::become_distill("table", rest),
-        "sweep" => cargo::become_distill("sweep", rest),
-        "plan" => cargo::become_distill("plan", rest),
-        "config" => cargo::become_distill("config", rest),
-        "doctor" => cargo::become_distill("doctor", rest),
-        "status" => cargo::become_distill("status", rest),
-        "parity" => cargo::become_distill("parity", rest),
-        "bench" => cargo::become_distill("bench", rest),
+        "sweep" | "run" | "init" | "plan" | "config" | "status" | "inspect" | "convert" | "features" | "knn" | "parity" | "bench"
+        | "doctor" => cargo::become_distill(&task, rest),
         "test" => cargo::test(rest),
         "ci" => ci::run(),
         "help" | "--help" | "-h" => {

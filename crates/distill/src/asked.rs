@@ -125,6 +125,7 @@ impl Opened {
 /// A model with one key set otherwise; the value is TOML, or else a string.
 fn changed(model: &ModelConfig, set: &str) -> Result<ModelConfig, String> {
     let (key, text) = set.split_once('=').ok_or("expected `key=value`, a key of the model")?;
+    let text = text.trim();
     let mut table = match serde_json::to_value(model) {
         Ok(Value::Object(table)) => table,
         Ok(_) | Err(_) => return Err("the model cannot be described".into()),

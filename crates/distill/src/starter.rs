@@ -42,15 +42,15 @@ pub fn starter(options: &StarterOptions) -> Result<String, Error> {
     let rate = |base: f64| format!("{:e}", base * batch as f64 / 512.0);
     let file = options.out.as_ref().map_or("fd.toml".into(), |p| p.display().to_string());
     let mut text = format!(
-        "# Feature distillation (arXiv 2205.14141) of {} on {} images of {}.\n#\n\
+        "# Feature distillation (arXiv 2205.14141) on {} images of {}; the teacher is {}.\n#\n\
          #     distill run {file}                                   # trains; stop it when you like, the same command goes on\n\
          #     distill plan {file} --tflops 0.2                     # what it costs, at 0.2 TFLOP/s (about two cores)\n\
-         #     distill run {file} --set distil.recipe.epochs=1      # any key can be set so\n\
+         #     distill run {file} --set distil.recipe.epochs=2 --set distil.recipe.warmup_epochs=0.5    # any key can be set so\n\
          #     distill convert runs/fd/weights/teacher-student-seed0.safetensors student.safetensors --to timm\n#\n\
          # `distill config` explains every key. What the teacher's file does not say and is assumed:\n",
-        opened.found().summary(),
         folder.len(),
         folder.name(),
+        opened.found().summary(),
     );
     if opened.found().assumed.is_empty() {
         text.push_str("# nothing.\n");

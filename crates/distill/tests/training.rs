@@ -300,7 +300,8 @@ fn impossible_configurations_are_refused_by_key() {
     assert!(refused(&|c| c.probe.as_mut().unwrap().lr = f64::INFINITY).contains("probe.lr"));
     assert!(refused(&|c| c.knn.as_mut().unwrap().k = 0).contains("knn.k"));
     assert!(refused(&|c| c.columns.push("knm".into())).contains("no measure `knm`"));
-    assert!(refused(&|c| c.columns.clear()).contains("columns"));
+    assert!(refused(&|c| c.probe = None).contains("[probe]"));
+    assert!(refused(&|c| c.teachers[0].pretrain = None).contains("either pretrain or weights"));
     assert!(refused(&|c| c.teachers[1].name = "DINO".into()).contains("twice"));
     assert!(refused(&|c| vit(&mut c.teachers[0].model).depth = 1_000_000_000).contains("`depth`"));
     assert!(refused(&|c| vit(&mut c.teachers[0].model).mlp_ratio = 1e300).contains("`mlp_ratio`"));

@@ -1,6 +1,7 @@
 //! Checkpoints: named tensors in safetensors files, read strictly and written under official names.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use fd_compute::Params;
@@ -89,7 +90,16 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::File`] for a tensor whose values do not fill its shape, or whose name the format reserves.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ModelError> {
-        self.encode(&self.source, Dtype::F32)
+        let mut bytes = vec![];
+        self.encode(&self.source, Dtype::F32, &mut bytes).map(|()| bytes)
+    }
+
+    /// Writes the bytes of [`Checkpoint::to_bytes`] one tensor after the other, so that they are never in memory together.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::to_bytes`], and a writer that fails.
+    pub fn write_to(&self, out: &mut impl Write) -> Result<(), ModelError> {
+        self.encode(&self.source, Dtype::F32, out)
     }
 
     /// Writes a safetensors file in f32: to a temporary name beside it, synced, then renamed, so that a file of this name is always
@@ -98,7 +108,7 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::File`] when it cannot be written, and those of [`Checkpoint::to_bytes`]. An older file of that name is untouched.
     pub fn write(&self, path: &Path) -> Result<(), ModelError> {
-        write(path, &self.encode(&path.display().to_string(), Dtype::F32)?)
+        self.write_as(path, Dtype::F32)
     }
 
     /// As [`Checkpoint::to_bytes`], but in f16, rounded to nearest, ties to even: half the size, for weights that are passed on.
@@ -106,7 +116,8 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`Checkpoint::to_bytes`], and [`ModelError::Range`] for a value that is not finite or rounds to more than f16's 65504.
     pub fn to_f16_bytes(&self) -> Result<Vec<u8>, ModelError> {
-        self.encode(&self.source, Dtype::F16)
+        let mut bytes = vec![];
+        self.encode(&self.source, Dtype::F16, &mut bytes).map(|()| bytes)
     }
 
     /// As [`Checkpoint::write`], but in f16, rounded to nearest, ties to even: half the size, for weights that are passed on.
@@ -114,13 +125,13 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`Checkpoint::write`], and [`ModelError::Range`] for a value that is not finite or rounds to more than f16's 65504.
     pub fn write_f16(&self, path: &Path) -> Result<(), ModelError> {
-        write(path, &self.encode(&path.display().to_string(), Dtype::F16)?)
+        self.write_as(path, Dtype::F16)
     }
 
     /// The bytes of the file that errors call `file`; `dtype` is F32 or F16.
-    fn encode(&self, file: &str, dtype: Dtype) -> Result<Vec<u8>, ModelError> {
+    fn encode(&self, file: &str, dtype: Dtype, out: &mut impl Write) -> Result<(), ModelError> {
         let fail = |why: String| ModelError::File { file: file.to_string(), why };
-        let (mut header, mut body) = (Header { metadata: &self.metadata, tensors: BTreeMap::new() }, vec![]);
+        let (mut header, mut end) = (Header { metadata: &self.metadata, tensors: BTreeMap::new() }, 0);
         for (name, tensor) in &self.tensors {
             if name == "__metadata__" {
                 return Err(fail("the name `__metadata__` is not for tensors".into()));
@@ -128,23 +139,48 @@ impl Checkpoint {
             if tensor.shape.iter().product::<usize>() != tensor.data.len() {
                 return Err(fail(format!("tensor `{name}` of shape {:?} holds {} values", tensor.shape, tensor.data.len())));
             }
-            let start = body.len();
-            match dtype {
-                Dtype::F16 => {
-                    let range = |value| ModelError::Range { file: file.to_string(), tensor: name.clone(), value };
-                    let halves = tensor.data.iter().map(|&v| Some(f16::from_f32(v)).filter(|h| h.is_finite()).ok_or(v));
-                    let halves: Vec<f16> = halves.collect::<Result<_, f32>>().map_err(range)?;
-                    body.extend(halves.iter().flat_map(|h| h.to_le_bytes()));
-                }
-                _ => body.extend(tensor.data.iter().flat_map(|v| v.to_le_bytes())),
-            }
-            let info = TensorInfo { dtype, shape: tensor.shape.clone(), data_offsets: (start, body.len()) };
-            header.tensors.insert(name, info);
+            let start = end;
+            end += tensor.data.len() * if dtype == Dtype::F16 { 2 } else { 4 };
+            header.tensors.insert(name, TensorInfo { dtype, shape: tensor.shape.clone(), data_offsets: (start, end) });
         }
         let mut header = serde_json::to_vec(&header).map_err(|e| fail(e.to_string()))?;
         // The format wants the tensors at a multiple of eight bytes.
         header.resize(header.len().next_multiple_of(8), b' ');
-        Ok([&(header.len() as u64).to_le_bytes()[..], &header, &body].concat())
+        let io = |e: std::io::Error| fail(format!("cannot be written: {e}"));
+        out.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| out.write_all(&header)).map_err(io)?;
+        let mut bytes = vec![];
+        for (name, tensor) in &self.tensors {
+            for values in tensor.data.chunks(1 << 16) {
+                bytes.clear();
+                if dtype == Dtype::F16 {
+                    let range = |value| ModelError::Range { file: file.to_string(), tensor: name.clone(), value };
+                    for &v in values {
+                        let half = Some(f16::from_f32(v)).filter(|h| h.is_finite()).ok_or_else(|| range(v))?;
+                        bytes.extend(half.to_le_bytes());
+                    }
+                } else {
+                    values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+                }
+                out.write_all(&bytes).map_err(io)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_as(&self, path: &Path, dtype: Dtype) -> Result<(), ModelError> {
+        let (name, mut temporary) = (path.display().to_string(), path.as_os_str().to_owned());
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let fail = |e: std::io::Error| ModelError::File { file: name.clone(), why: format!("cannot be written: {e}") };
+        let write = || {
+            let mut file = std::fs::File::create(&temporary).map_err(fail)?;
+            self.encode(&name, dtype, &mut file)?;
+            file.sync_all().and_then(|()| std::fs::rename(&temporary, path)).map_err(fail)
+        };
+        let written = write();
+        if written.is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
+        written
     }
 
     /// Loads every parameter whose name starts with `prefix`. Strict: nothing may be missing, left over or of another shape, and then
@@ -196,19 +232,4 @@ fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
         Dtype::BF16 => read(2, &|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()),
         _ => None,
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&temporary)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&temporary);
-        ModelError::File { file: path.display().to_string(), why: format!("cannot be written: {e}") }
-    })
 }

@@ -95,7 +95,7 @@ pub struct VitConfig {
     #[schemars(with = "[usize; 2]", inner(range(min = 1)))]
     pub img_size: (usize, usize),
     /// Side of a square patch, in pixels.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MOST_PATCH))]
     pub patch_size: usize,
     /// Channels of the image.
     #[schemars(range(min = 1, max = MOST_CHANNELS))]
@@ -210,6 +210,8 @@ const MAX_TOKENS: usize = 8192;
 const MOST_WIDTH: usize = 1 << 16;
 const MOST_BLOCKS: usize = 1024;
 pub(crate) const MOST_CHANNELS: usize = 1024;
+/// Largest side of a patch: a kernel's values can then be counted.
+pub(crate) const MOST_PATCH: usize = 4096;
 pub(crate) const MOST_CLASSES: usize = 1 << 24;
 /// Largest MLP over its input.
 pub(crate) const MOST_RATIO: f64 = 64.0;
@@ -299,9 +301,7 @@ impl VitConfig {
 /// Refuses images that patches do not tile.
 pub(crate) fn check_patches(img_size: (usize, usize), patch_size: usize) -> Result<(), ModelError> {
     let refuse = |key: &'static str, why: String| Err(ModelError::Config { key, why });
-    if patch_size == 0 {
-        return refuse("patch_size", "must be at least 1".into());
-    }
+    check_range("patch_size", patch_size, MOST_PATCH)?;
     for (side, name) in [(img_size.0, "height"), (img_size.1, "width")] {
         if side == 0 || !side.is_multiple_of(patch_size) {
             return refuse("img_size", format!("{name} {side} is not a multiple of patch_size {patch_size}"));

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::MOST_CHANNELS;
 use crate::{Activation, Checkpoint, ModelConfig, ModelError, QkvBias, SwinVersion};
 
 /// Key of a file's metadata: the architecture, in JSON.
@@ -45,7 +46,10 @@ impl Statistics {
     /// are not of three channels.
     pub fn usual(model: &ModelConfig) -> Statistics {
         match model {
-            other if other.in_chans() != 3 => Statistics { mean: vec![0.5; other.in_chans()], std: vec![0.25; other.in_chans()] },
+            other if other.in_chans() != 3 => {
+                let channels = other.in_chans().min(MOST_CHANNELS);
+                Statistics { mean: vec![0.5; channels], std: vec![0.25; channels] }
+            }
             ModelConfig::Vit(c) if c.pre_norm => Statistics::clip(),
             _ => Statistics::imagenet(),
         }

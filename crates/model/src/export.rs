@@ -21,27 +21,32 @@ pub struct Export {
 ///
 /// # Errors
 /// A model that no class of the style can be, in words; weights that are not those of the model.
-pub fn export(weights: &Checkpoint, model: &ModelConfig, normalise: Option<&Statistics>, style: Style) -> Result<Export, ModelError> {
+pub fn export(mut weights: Checkpoint, model: &ModelConfig, normalise: Option<&Statistics>, style: Style) -> Result<Export, ModelError> {
     let naming = Naming::for_model(style, model).map_err(|why| ModelError::Config { key: "model", why })?;
     let mut layout = Layout::builder();
     Model::declare(model, &mut layout, "")?;
     let layout = layout.finish();
-    let file = || weights.source.clone();
+    let file = weights.source.clone();
     let known = |name: &String| layout.find(name).is_some();
     if let Some(tensor) = weights.tensors.keys().find(|name| !known(name)) {
-        return Err(ModelError::Unexpected { file: file(), tensor: tensor.clone() });
+        return Err(ModelError::Unexpected { file, tensor: tensor.clone() });
     }
     let mut out = BTreeMap::new();
     for p in layout.iter() {
         let (name, shape) = (layout.name(p), layout.shape(p));
-        let tensor = weights.tensors.get(name).ok_or_else(|| ModelError::Missing { file: file(), tensor: name.into() })?;
+        // Taken, not copied: a large model is in memory once.
+        let tensor = weights.tensors.remove(name).ok_or_else(|| ModelError::Missing { file: file.clone(), tensor: name.into() })?;
         if tensor.shape != shape {
-            return Err(ModelError::Shape { file: file(), tensor: name.into(), expected: shape.into(), found: tensor.shape.clone() });
+            return Err(ModelError::Shape { file, tensor: name.into(), expected: shape.into(), found: tensor.shape });
         }
         let no_name = || ModelError::Config { key: "model", why: format!("`{name}` has no place among {}", naming.title()) };
         let foreign = naming.of(name).ok_or_else(no_name)?;
         let part = foreign.shape(shape).ok_or_else(no_name)?;
-        let values = foreign.to_theirs(tensor.data.clone(), shape);
+        let mut values = foreign.to_theirs(tensor.data, shape);
+        if foreign.parts.len() == 1 {
+            out.extend(foreign.parts.into_iter().map(|name| (name, Tensor { shape: part.clone(), data: std::mem::take(&mut values) })));
+            continue;
+        }
         let each = values.len() / foreign.parts.len();
         for (name, values) in foreign.parts.into_iter().zip(values.chunks_exact(each.max(1))) {
             out.insert(name, Tensor { shape: part.clone(), data: values.to_vec() });
@@ -49,7 +54,7 @@ pub fn export(weights: &Checkpoint, model: &ModelConfig, normalise: Option<&Stat
     }
     complete(&mut out, model, naming);
     let metadata = [("format".to_string(), "pt".to_string())].into();
-    let weights = Checkpoint { source: weights.source.clone(), tensors: out, metadata }.described(model, normalise)?;
+    let weights = Checkpoint { source: file, tensors: out, metadata }.described(model, normalise)?;
     Ok(Export { weights, naming })
 }
 

@@ -113,6 +113,9 @@ pub struct ConvertArgs {
     /// Element type
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Dtype,
+    /// Write no metadata: a file of ours says which model it is of, and how its images are normalised
+    #[arg(long)]
+    no_metadata: bool,
     #[command(flatten)]
     model: ModelArgs,
     /// Replace what is there
@@ -128,8 +131,8 @@ impl ConvertArgs {
             To::Timm => Style::Timm,
             To::Hf => Style::Hf,
         };
-        let half = matches!(self.dtype, Dtype::F16);
-        ConvertOptions { asked: self.model.asked(&self.file), out: self.out.clone(), style, half, force: self.force }
+        let (half, plain) = (matches!(self.dtype, Dtype::F16), self.no_metadata);
+        ConvertOptions { asked: self.model.asked(&self.file), out: self.out.clone(), style, half, plain, force: self.force }
     }
 }
 

@@ -228,10 +228,10 @@ fn of_table(price: &TablePrice) -> String {
     let lines: Vec<String> = columns(&head, &rows).into_iter().zip(of).map(|(line, of)| format!("{line}  {of}")).collect();
     let count: usize = price.stages.iter().map(|s| s.stages).sum();
     let total = format!(
-        "{}: {count} stages that train, on {} images of {} classes: {} TFLOP{}",
+        "{}: {count} stages that train, on {} images{}: {} TFLOP{}",
         price.name,
         thousands(price.images),
-        price.classes,
+        if price.classes > 0 { format!(" of {} classes", price.classes) } else { String::new() },
         figure(price.flops / 1e12),
         price.days.map_or(String::new(), |days| format!(", {} days one after the other", figure(days)))
     );

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use fd_distill::config::{self, Source};
 use fd_distill::graph::{Graph, Store};
 use fd_distill::run_dir::{RunDir, git_revision};
-use fd_distill::table::{Builder, Context, TableConfig, TablePlan, WEIGHTS};
+use fd_distill::table::{Builder, Context, PROJECTOR, TableConfig, TablePlan, WEIGHTS};
 use fd_distill::teachers::{self, Shipped};
 use fd_distill::{curves, sha256_hex, status};
 
@@ -67,7 +67,12 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
     let (run, ran) = execution.run(&name, &resolved, &seeds)?;
     let store = execution.store();
     for (name, id) in &plan.encoders {
-        run.link(format!("weights/{name}"), &store.dir(graph.node(*id)).join(WEIGHTS))?;
+        let stage = store.dir(graph.node(*id));
+        run.link(format!("weights/{name}"), &stage.join(WEIGHTS))?;
+        let projector = stage.join(PROJECTOR);
+        if projector.exists() {
+            run.link(format!("weights/{}-projector.safetensors", name.trim_end_matches(".safetensors")), &projector)?;
+        }
     }
     if context.config.columns.is_empty() {
         curves::curves(run.path(), &status::RunPlan::read(run.path())?)?;

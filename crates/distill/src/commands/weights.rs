@@ -133,6 +133,8 @@ pub struct ConvertOptions {
     pub style: Style,
     /// Write f16.
     pub half: bool,
+    /// Leave out what the file says about its model.
+    pub plain: bool,
     /// Replace what is there.
     pub force: bool,
 }
@@ -142,14 +144,23 @@ pub fn convert(options: &ConvertOptions, out: &mut Output) -> anyhow::Result<Out
     let opened = options.asked.open()?;
     let fit = opened.fit()?;
     write!(out, "{}", fit.report()).context("standard output")?;
-    let export = export(&fit.checkpoint()?, &opened.model, Some(&opened.normalise), options.style)?;
+    let mut export = export(fit.checkpoint()?, &opened.model, Some(&opened.normalise), options.style)?;
+    if options.plain {
+        export.weights.metadata.retain(|key, _| key == "format");
+    }
     let folder = (options.style == Style::Hf).then(|| options.out.clone());
     let path = folder.as_ref().map_or_else(|| options.out.clone(), |folder| folder.join("model.safetensors"));
     if path.exists() && !options.force {
         return Err(Error::File { path, why: "is there already; --force replaces it".into() }.into());
     }
-    let bytes = if options.half { export.weights.to_f16_bytes()? } else { export.weights.to_bytes()? };
-    write_file(&path, &bytes)?;
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(|e| Error::File { path: parent.to_path_buf(), why: e.to_string() })?;
+    }
+    if options.half {
+        export.weights.write_f16(&path)?
+    } else {
+        export.weights.write(&path)?
+    }
     if let Some((folder, config)) = folder.as_ref().zip(names::huggingface_config(&opened.model, export.naming)) {
         write_file(&folder.join("config.json"), format!("{config:#}\n").as_bytes())?;
         let statistics = json!({

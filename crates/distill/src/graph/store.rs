@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fd_compute::Params;
+use fd_model::Checkpoint;
 use serde::{Deserialize, Serialize};
 
 use super::{Graph, Listener, Node, NodeId};
+use crate::checksum::Hashing;
 use crate::lock::RunLock;
 use crate::run_dir::{remove_temporaries, write_atomically};
 use crate::stage_log::{Metrics, StageLog};
@@ -123,6 +125,19 @@ impl Running<'_> {
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         write_atomically(&self.dir.join(name), |file| std::io::Write::write_all(file, bytes))?;
         self.outputs.insert(name.to_string(), sha256_hex(bytes));
+        Ok(())
+    }
+
+    /// Keeps weights: the bytes of [`Checkpoint::to_bytes`], which are never in memory together.
+    pub fn write_weights(&mut self, name: &str, weights: &Checkpoint) -> Result<(), Error> {
+        let mut sum = String::new();
+        write_atomically(&self.dir.join(name), |file| {
+            let mut hashing = Hashing::new(std::io::BufWriter::new(file));
+            weights.write_to(&mut hashing).map_err(std::io::Error::other)?;
+            sum = hashing.finish()?;
+            Ok(())
+        })?;
+        self.outputs.insert(name.to_string(), sum);
         Ok(())
     }
 

@@ -56,13 +56,15 @@ impl Given {
         Ok(fit)
     }
 
-    /// The weights, under our names.
+    /// The weights, under our names, and the head beside them.
     ///
     /// # Errors
     /// Those of [`Given::look`]; a file that has changed since then.
     pub fn read(&self) -> Result<Checkpoint, Error> {
         let import = Import::open(&self.path)?;
-        let weights = self.fit(&import)?.checkpoint()?;
+        let fit = self.fit(&import)?;
+        let mut weights = fit.checkpoint()?;
+        weights.tensors.extend(fit.head()?);
         if import.file().sha256().map_err(fd_model::ModelError::from)? != self.sha256 {
             return Err(Error::File { path: self.path.clone(), why: "has changed since the run began".into() });
         }

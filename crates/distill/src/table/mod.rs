@@ -16,7 +16,7 @@ pub use given::Given;
 pub use lessons::{Ensemble, Member};
 pub use render::thousands;
 pub use result::{Cell, Certainty, Column, Comparison, Kind, PaperFigure, Row, TableResult};
-pub use work::{Cost, Job, PREDICTIONS, TableWork, WEIGHTS};
+pub use work::{Cost, Job, PREDICTIONS, PROJECTOR, TableWork, WEIGHTS};
 
 use crate::config::Source;
 

@@ -24,6 +24,8 @@ use crate::{Error, sha256_hex};
 
 /// The file of an encoder's weights.
 pub const WEIGHTS: &str = "weights.safetensors";
+/// The file of what stood between a student and its teachers' widths while it was distilled.
+pub const PROJECTOR: &str = "projector.safetensors";
 /// The file of the classes that an evaluation predicts.
 pub const PREDICTIONS: &str = "predictions.csv";
 
@@ -289,11 +291,11 @@ impl Work for TableWork {
     fn run(&self, stage: &mut Running) -> Result<Vec<(String, f64)>, Error> {
         let c = &self.context;
         match &self.job {
-            Job::Given(given) => stage.write(WEIGHTS, &given.read()?.to_bytes()?)?,
+            Job::Given(given) => stage.write_weights(WEIGHTS, &given.read()?)?,
             Job::Shipped { bytes, .. } => stage.write(WEIGHTS, bytes)?,
             Job::Random { model } => {
                 let (_, params) = random(model, c.config.init, self.seed)?;
-                stage.write(WEIGHTS, &c.described(Checkpoint::of(&params, ""), model)?.to_bytes()?)?;
+                stage.write_weights(WEIGHTS, &c.described(Checkpoint::of(&params, ""), model)?)?;
             }
             Job::Pretrain { model, on, .. } => {
                 let inputs = if *on { vec![self.input(stage, 0, model, true)?] } else { vec![] };
@@ -306,7 +308,11 @@ impl Work for TableWork {
                 let logits = |l: &Lesson| l.objective.target == crate::Target::Logits;
                 let inputs = lessons.iter().enumerate().map(|(i, l)| self.input(stage, i, &l.teacher, logits(l)));
                 let trained = self.train(stage, &inputs.collect::<Result<Vec<_>, _>>()?)?;
-                stage.write(WEIGHTS, &c.described(Checkpoint::of(&trained, "encoder."), &c.config.student)?.to_bytes()?)?;
+                stage.write_weights(WEIGHTS, &c.described(Checkpoint::of(&trained, "encoder."), &c.config.student)?)?;
+                let projector = Checkpoint::of(&trained, "decoder.");
+                if !projector.tensors.is_empty() {
+                    stage.write_weights(PROJECTOR, &projector)?;
+                }
             }
             Job::FineTune { model, column, from_scratch } => {
                 let input = self.input(stage, 0, model, false)?;
@@ -315,7 +321,7 @@ impl Work for TableWork {
                 let weights = Checkpoint::of(&trained, "");
                 let (vit, params) = loaded(&config, &weights)?;
                 let [logits] = outputs(&vit, &params, [Output::Logits], &c.test_images(config.img_size())?, c.device)?;
-                stage.write(WEIGHTS, &c.described(weights, &config)?.to_bytes()?)?;
+                stage.write_weights(WEIGHTS, &c.described(weights, &config)?)?;
                 return predictions(stage, &[(column.name.as_str(), logits)]);
             }
             Job::Probe { model } => {

@@ -1,7 +1,8 @@
 //! A file's model held against the one that is asked for.
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use fd_compute::{Layout, Params};
@@ -9,9 +10,7 @@ use fd_weights::WeightFile;
 
 use super::recognise::Tensors;
 use super::{Found, Health, Import};
-use crate::describe::{differences, summary};
 use crate::names::{Foreign, Form, Naming};
-use crate::presets::nearest;
 use crate::{Checkpoint, Head, Model, ModelConfig, ModelError, Resized, Tensor};
 
 /// What is not refused.
@@ -247,82 +246,6 @@ impl<'a> Fit<'a> {
         self.rows.iter().filter(|(_, allowed)| !allowed).map(|(row, _)| row)
     }
 
-    /// A table of all of it, for people.
-    pub fn report(&self) -> String {
-        let mut text = format!("{}, model at {}: {}\n", self.file.source(), self.found.place(), self.found.summary());
-        let _ = writeln!(text, "  {:<13} {} parameters, under {}", "read", self.read.len(), self.found.naming.title());
-        let mut asides: BTreeMap<&str, usize> = BTreeMap::new();
-        for (row, allowed) in &self.rows {
-            let said = if *allowed { "" } else { "  REFUSED" };
-            let line = match row {
-                Row::Missing { tensor, theirs } => format!("{:<13} `{tensor}` (in such a file: {theirs}){said}", "missing"),
-                Row::Unexpected { tensor, shape } => format!("{:<13} `{tensor}` {shape:?}{said}", "unexpected"),
-                Row::Reshaped { tensor, expected, found } => {
-                    format!("{:<13} `{tensor}` is {found:?}, the model needs {expected:?}{said}", "other shape")
-                }
-                Row::Type { tensor, found } => format!("{:<13} `{tensor}` is {found}{said}", "not a float"),
-                Row::Interpolated(resized) => format!("{:<13} {resized}", "interpolated"),
-                Row::Aside { what, .. } => {
-                    *asides.entry(what).or_default() += 1;
-                    continue;
-                }
-            };
-            let _ = writeln!(text, "  {line}");
-        }
-        for (what, n) in asides {
-            let _ = writeln!(text, "  {:<13} {n} tensors: {what}", "left aside");
-        }
-        if !self.outside.is_empty() {
-            let groups: Vec<String> = self.outside.iter().take(6).map(|(top, n)| format!("{top} ({n})")).collect();
-            let more = if self.outside.len() > 6 { ", …" } else { "" };
-            let _ = writeln!(text, "  {:<13} {}{more}", "elsewhere", groups.join(", "));
-        }
-        for what in &self.found.assumed {
-            let _ = writeln!(text, "  {:<13} {what}", "assumed");
-        }
-        text
-    }
-
-    /// Refuses what [`Allow`] does not name.
-    ///
-    /// # Errors
-    /// [`ModelError::Misfit`]: what was found, and what would fit.
-    pub fn check(&self) -> Result<(), ModelError> {
-        let refused: Vec<&Row> = self.refused().collect();
-        if refused.is_empty() {
-            return Ok(());
-        }
-        let mut parts = vec![];
-        let mut list = |what: &str, names: Vec<String>| {
-            if let Some(first) = names.first() {
-                let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
-                parts.push(format!("{what} {first}{more}"));
-            }
-        };
-        let pick = |f: &dyn Fn(&Row) -> Option<String>| refused.iter().filter_map(|row| f(row)).collect::<Vec<_>>();
-        list(
-            "another shape:",
-            pick(&|row| match row {
-                Row::Reshaped { tensor, expected, found } => Some(format!("`{tensor}` is {found:?}, the model needs {expected:?}")),
-                _ => None,
-            }),
-        );
-        list("missing:", pick(&|row| if let Row::Missing { tensor, .. } = row { Some(format!("`{tensor}`")) } else { None }));
-        list("unexpected:", pick(&|row| if let Row::Unexpected { tensor, .. } = row { Some(format!("`{tensor}`")) } else { None }));
-        list("not a float:", pick(&|row| if let Row::Type { tensor, .. } = row { Some(format!("`{tensor}`")) } else { None }));
-        let found = &self.found.config;
-        // What no tensor says is not what stands against it.
-        let unknown = |key: &str| self.found.assumed.iter().any(|a| a.starts_with(&format!("{key} = ")) && a.contains("depends on it"));
-        let changes = differences(found, &self.asked).into_iter().filter(|(key, ..)| !unknown(key));
-        let changes: Vec<String> = changes.map(|(key, found, asked)| format!("{key} = {found} (asked: {asked})")).collect();
-        let asked = nearest(&self.asked).map_or_else(|| summary(&self.asked), String::from);
-        let hint = if changes.is_empty() { String::new() } else { format!("; what would fit: {}", changes.join(", ")) };
-        Err(ModelError::Misfit {
-            file: self.file.source().into(),
-            why: format!("{}; found {} at {}, asked for {asked}{hint}", parts.join("; "), self.found.summary(), self.found.place()),
-        })
-    }
-
     /// One parameter's values as we store them.
     fn values(&self, name: &str, foreign: &Foreign, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         let mut values = match foreign.parts.as_slice() {
@@ -362,6 +285,22 @@ impl<'a> Fit<'a> {
         let mut weights = Checkpoint { source: self.file.source().into(), ..Checkpoint::default() };
         self.for_each(|name, shape, data| drop(weights.tensors.insert(name.into(), Tensor { shape: shape.to_vec(), data })))?;
         weights.described(&self.asked, Some(&self.found.statistics()))
+    }
+
+    /// The head that stands beside an encoder in a file with official names (`head.`), such as a classifier to train on with.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn head(&self) -> Result<BTreeMap<String, Tensor>, ModelError> {
+        let mut head = BTreeMap::new();
+        let root = &self.found.root;
+        for (name, entry) in self.file.entries().iter().filter(|_| self.found.naming == Naming::Official) {
+            let short = name.strip_prefix(root).filter(|short| short.starts_with("head."));
+            if let Some(short) = short.filter(|_| entry.dtype.is_float()) {
+                head.insert(short.to_string(), Tensor { shape: entry.shape.clone(), data: self.file.read_f32(name)? });
+            }
+        }
+        Ok(head)
     }
 
     /// Reads the weights into parameters whose layout calls them `<prefix><our name>`; of the file, one tensor is in memory at a time.

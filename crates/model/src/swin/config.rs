@@ -4,7 +4,7 @@ use fd_compute::Windows;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{MOST_CHANNELS, MOST_CLASSES, MOST_RATIO, check_patches, check_range, is_false, is_true, yes};
+use crate::config::{MOST_CHANNELS, MOST_CLASSES, MOST_PATCH, MOST_RATIO, check_patches, check_range, is_false, is_true, yes};
 use crate::{Head, ModelError, QkvBias};
 
 /// Where the norms stand.
@@ -65,7 +65,7 @@ pub struct SwinConfig {
     #[schemars(with = "[usize; 2]", inner(range(min = 1)))]
     pub img_size: (usize, usize),
     /// Side of a square patch, in pixels.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MOST_PATCH))]
     pub patch_size: usize,
     /// Channels of the image.
     #[schemars(range(min = 1, max = MOST_CHANNELS))]
@@ -182,6 +182,8 @@ impl Default for SwinConfig {
     }
 }
 
+/// Most patches of an image: the windows of the first stage are a list of them.
+const MOST_PATCHES: usize = 1 << 20;
 /// Most blocks of a stage, and most tokens of a window.
 const MOST: usize = 1024;
 /// Widest tokens of the first stage.
@@ -254,6 +256,10 @@ impl SwinConfig {
     pub fn check(&self) -> Result<(), ModelError> {
         let refuse = |key: &'static str, why: String| Err(ModelError::Config { key, why });
         check_patches(self.img_size, self.patch_size)?;
+        let (h, w) = self.patches();
+        if h.saturating_mul(w) > MOST_PATCHES {
+            return refuse("img_size", format!("{h} x {w} patches are more than {MOST_PATCHES}"));
+        }
         let stages = self.depths.len();
         check_range("depths", stages, 8)?;
         if self.num_heads.len() != stages {

@@ -31,7 +31,7 @@ fn the_files_that_were_proven_in_pytorch_are_written_again() {
     for (case, config, normalise, weights) in encoders() {
         for (style, name) in [(Style::Timm, "timm"), (Style::Hf, "hf")] {
             let Some(proof) = proofs.get(&format!("{case} {name}")) else { continue };
-            let bytes = export(&weights, &config, Some(&normalise), style).unwrap().weights.to_bytes().unwrap();
+            let bytes = export(weights.clone(), &config, Some(&normalise), style).unwrap().weights.to_bytes().unwrap();
             let sum = WeightFile::from_bytes(&case, bytes).unwrap().sha256().unwrap();
             assert_eq!(
                 Some(sum.as_str()),
@@ -50,7 +50,7 @@ fn what_is_written_is_read_again_to_the_last_bit() {
     let mut written = 0;
     for (name, config, _, weights) in encoders() {
         for style in [Style::Official, Style::Timm, Style::Hf] {
-            let export = match export(&weights, &config, None, style) {
+            let export = match export(weights.clone(), &config, None, style) {
                 Ok(export) => export,
                 Err(e) => {
                     // Fine-tuned classifiers have no place among transformers' encoders, registers without LayerScale none in DINOv2's.
@@ -98,7 +98,7 @@ fn names_are_those_of_files_that_these_classes_wrote() {
     ];
     for (name, config, _, weights) in encoders() {
         let Some((_, style)) = same.iter().find(|(case, _)| *case == name) else { continue };
-        let export = export(&weights, &config, None, *style).unwrap();
+        let export = export(weights.clone(), &config, None, *style).unwrap();
         let file = WeightFile::open(&folder().join(fact(&name)["weights"].as_str().unwrap())).unwrap();
         for (tensor, values) in &export.weights.tensors {
             let entry = file.entries().iter().find(|(n, _)| **n == *tensor || n.ends_with(&format!("model.{tensor}")));

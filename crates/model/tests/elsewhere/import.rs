@@ -172,3 +172,32 @@ fn numbers_that_are_none_are_refused_by_name() {
     let constant = import.fit(&import.models()[0], config, &allow).unwrap().verify().unwrap();
     assert_eq!(constant, ["blocks.0.attn.proj.weight"]);
 }
+
+/// A checkpoint of the official distillation code: the student, its projector and the frozen teacher in one file.
+#[test]
+fn a_student_is_told_from_the_teacher_beside_it() {
+    let weights = |case: &str| {
+        let import = Import::open(&folder().join(fact(case)["weights"].as_str().unwrap())).unwrap();
+        let found = &import.models()[0];
+        let weights = import.fit(found, &found.config, &Allow::default()).unwrap().checkpoint().unwrap();
+        (weights, found.config.clone())
+    };
+    let ((student, config), (teacher, _)) = (weights("timm_beit_shared"), weights("timm_vit"));
+    let mut release = fd_model::Checkpoint::default();
+    for (prefix, part) in [("model.encoder.", &student), ("model.feature_model.", &teacher)] {
+        release.tensors.extend(part.tensors.iter().map(|(name, t)| (format!("{prefix}{name}"), t.clone())));
+    }
+    let projector = fd_model::Tensor { shape: vec![32, 32, 1], data: vec![0.5; 1024] };
+    release.tensors.insert("model.decoder.0.weight".into(), projector);
+    let import = Import::of(fd_weights::WeightFile::from_bytes("release.pth", release.to_bytes().unwrap()).unwrap());
+    let said = import.choose(None).unwrap_err().to_string();
+    assert!(said.contains("`model.encoder` (ViT") && said.contains("`model.feature_model` (ViT"), "{said}");
+    let found = import.choose(Some("encoder")).unwrap();
+    let fit = import.fit(found, &config, &Allow::default()).unwrap();
+    assert_eq!(fit.checkpoint().unwrap().tensors, student.tensors);
+    assert!(fit.report().contains("model.decoder (1)") && fit.report().contains("model.feature_model (30)"), "{}", fit.report());
+    // Asked for the other one by mistake, the file is refused.
+    let swapped = import.fit(import.choose(Some("feature_model")).unwrap(), &config, &Allow::default()).unwrap();
+    let said = swapped.check().unwrap_err().to_string();
+    assert!(said.contains("position = \"absolute\" (asked: \"shared-relative\")"), "{said}");
+}

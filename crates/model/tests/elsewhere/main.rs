@@ -4,6 +4,7 @@
 
 mod export;
 mod import;
+mod mutate;
 
 use std::path::{Path, PathBuf};
 

@@ -17,7 +17,7 @@ impl Reader<'_> {
         let shared = self.has("layers.0.rel_pos_bias.rpe_mlp.0.weight");
         let continuous = shared || self.has("layers.0.blocks.0.attn.rpe_mlp.0.weight");
         let merged = self.extent("layers.0.downsample.norm.weight", 0);
-        let version = if merged == 2 * embed_dim || merged == 0 && cosine { SwinVersion::V2 } else { SwinVersion::V1 };
+        let version = if merged == embed_dim.saturating_mul(2) || merged == 0 && cosine { SwinVersion::V2 } else { SwinVersion::V1 };
         let base = if version == SwinVersion::V2 { SwinConfig::version_2() } else { SwinConfig::default() };
         let ends: BTreeSet<usize> = (0..depths.iter().copied().max().unwrap_or(0))
             .filter(|i| (0..stages).any(|s| self.has(&format!("layers.{s}.blocks.{i}.enorm.weight"))))
@@ -39,8 +39,9 @@ impl Reader<'_> {
             shared_position: shared,
             coordinates: Coordinates::Norm8Log,
             bias_output: if continuous { BiasOutput::Sigmoid } else { BiasOutput::Plain },
-            rpe_hidden_dim: match self.extent("layers.0.blocks.0.attn.rpe_mlp.0.weight", 0)
-                + self.extent("layers.0.rel_pos_bias.rpe_mlp.0.weight", 0)
+            rpe_hidden_dim: match self
+                .extent("layers.0.blocks.0.attn.rpe_mlp.0.weight", 0)
+                .max(self.extent("layers.0.rel_pos_bias.rpe_mlp.0.weight", 0))
             {
                 0 => 512,
                 n => n,
@@ -83,7 +84,7 @@ impl Reader<'_> {
         let windows = raw("layers.0.blocks.1.attn_mask".into(), 0);
         let mapped = known
             .filter(|_| windows > 0 && windows.isqrt().pow(2) == windows)
-            .map(|w| (w * windows.isqrt()).saturating_mul(config.patch_size));
+            .map(|w| w.saturating_mul(windows.isqrt()).saturating_mul(config.patch_size));
         // A window smaller than the others is its whole map.
         let clamped = (0..sides.len())
             .find(|&s| known.is_some_and(|k| sides[s] > 0 && sides[s] < k))
