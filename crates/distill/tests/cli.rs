@@ -259,7 +259,8 @@ fn a_table_leaves_a_whole_run_directory() {
         assert!(names.iter().any(|n| n == name), "{name} is not in {names:?}");
     }
     let weights = Scratch(run.0.join("weights"));
-    let students = |teacher: &str| [3, 5].map(|seed| format!("{teacher}-student-seed{seed}.safetensors"));
+    let files = |teacher: &str, seed: u32| ["-projector", ""].map(|part| format!("{teacher}-student-seed{seed}{part}.safetensors"));
+    let students = |teacher: &str| [3, 5].map(|seed| files(teacher, seed)).concat();
     let expected =
         [&students("dino")[..], &["dino.safetensors".into()], &students("supervised"), &["supervised.safetensors".into()]].concat();
     assert_eq!(weights.names(), expected);

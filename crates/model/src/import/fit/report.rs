@@ -45,7 +45,7 @@ impl Fit<'_> {
         text
     }
 
-    /// Refuses what [`Allow`] does not name.
+    /// Refuses what [`Allow`](crate::Allow) does not name.
     ///
     /// # Errors
     /// [`ModelError::Misfit`]: what was found, and what would fit.
