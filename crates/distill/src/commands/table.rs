@@ -80,8 +80,9 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
         for (name, _) in &plan.encoders {
             writeln!(out, "  {}", run.path().join("weights").join(name).display()).context("standard output")?;
         }
+        let outcome = teachers_of(options, &plan, &graph, &store, out)?;
         out.flush().context("standard output")?;
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
     let result = plan.result(&graph, &store)?;
     for (name, text) in [("table.md", result.markdown()), ("table.tex", result.latex()), ("table.csv", result.csv())] {
