@@ -18,6 +18,7 @@ pub mod in_dfdx;
 pub mod interrupt;
 pub mod keys;
 pub mod lock;
+pub mod masked;
 mod objective;
 pub mod parity;
 pub mod pretrain;

@@ -1,4 +1,4 @@
-//! How a teacher comes to be: with labels, or by DINO without.
+//! How a teacher comes to be: with labels, by DINO, or by masked autoencoding.
 
 use fd_model::ModelConfig;
 use schemars::JsonSchema;
@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::dino::Dino;
+use crate::masked::Masked;
 use crate::recipe::{Recipe, Supervised};
 
 /// A way of pretraining.
@@ -22,6 +23,11 @@ pub enum Pretrain {
         /// Crops, targets, optimiser.
         train: Dino,
     },
+    /// By masked autoencoding (MAE); its decoder stays behind.
+    Mae {
+        /// Masking, decoder, optimiser.
+        train: Masked,
+    },
 }
 
 impl Pretrain {
@@ -30,6 +36,7 @@ impl Pretrain {
         match self {
             Pretrain::Supervised { train } => &train.recipe,
             Pretrain::Dino { train } => &train.recipe,
+            Pretrain::Mae { train } => &train.recipe,
         }
     }
 
@@ -39,6 +46,7 @@ impl Pretrain {
         let recipe = match &mut other {
             Pretrain::Supervised { train } => &mut train.recipe,
             Pretrain::Dino { train } => &mut train.recipe,
+            Pretrain::Mae { train } => &mut train.recipe,
         };
         recipe.warmup_epochs *= epochs as f64 / recipe.epochs as f64;
         recipe.epochs = epochs;
@@ -54,6 +62,7 @@ impl Pretrain {
             }
             Pretrain::Supervised { train } => train.recipe.check(&at, samples),
             Pretrain::Dino { train } => train.check(&at, model, samples),
+            Pretrain::Mae { train } => train.check(&at, model, samples),
         }
     }
 }

@@ -66,6 +66,13 @@ fn member(teacher: &str, projector: &str, normalisation: &str, target: &str, los
     format!("{{ teacher = '{teacher}', weight = 1.0, projector = {{ {projector} }}, objective = {objective} }}")
 }
 
+/// A teacher that is pretrained by masked autoencoding.
+const MAE: &str = "{ method = 'mae', train = { recipe = { epochs = 2, warmup_epochs = 1.0, batch = 40, accumulate = 1, lr = 1e-3, \
+                   warmup_lr = 1e-5, min_lr = 2e-5, weight_decay = 0.05, layer_decay = 1.0, betas = [0.9, 0.95], clip_grad = 3.0, \
+                   skip_nonfinite = 10 }, drop_path_rate = 0.0, views = { crop_scale = [0.6, 1.0], crop_ratio = [0.75, 1.3333333333333333], \
+                   interpolation = 'bilinear', flip = 0.5, erase = 0.0 }, decoder = { mask_ratio = 0.75, decoder_embed_dim = 32, \
+                   decoder_depth = 1, decoder_num_heads = 2, decoder_mlp_ratio = 2.0, norm_pix = 1e-6 } } }";
+
 /// Tables that have every key between them.
 fn bases() -> Vec<Table> {
     let models = ["student", "teachers.0.model", "teachers.1.model"];
@@ -118,7 +125,8 @@ fn bases() -> Vec<Table> {
         table.insert("ensembles".into(), both.parse().unwrap());
         table
     };
-    vec![whole, swin, logits("kind = 'kl', temperature = 2.0"), logits("kind = 'soft-cross-entropy', temperature = 2.0")]
+    let mae = smoke(&[("teachers.0.pretrain", MAE), ("teachers.0.pretrain.train.views.photometric", PHOTOMETRIC)]);
+    vec![whole, swin, mae, logits("kind = 'kl', temperature = 2.0"), logits("kind = 'soft-cross-entropy', temperature = 2.0")]
 }
 
 /// The places of a table that a path with `*` stands for.

@@ -51,6 +51,7 @@ fn config() -> TableConfig {
         match &mut teacher.pretrain {
             Some(Pretrain::Supervised { train }) => recipes.push(&mut train.recipe),
             Some(Pretrain::Dino { train }) => recipes.push(&mut train.recipe),
+            Some(Pretrain::Mae { train }) => recipes.push(&mut train.recipe),
             None => {}
         }
     }

@@ -207,8 +207,8 @@ impl Default for VitConfig {
 /// Most tokens of an image: their relative positions are an index of N x N.
 const MAX_TOKENS: usize = 8192;
 /// Widest tokens, MLPs of positions and projections.
-const MOST_WIDTH: usize = 1 << 16;
-const MOST_BLOCKS: usize = 1024;
+pub(crate) const MOST_WIDTH: usize = 1 << 16;
+pub(crate) const MOST_BLOCKS: usize = 1024;
 pub(crate) const MOST_CHANNELS: usize = 1024;
 /// Largest side of a patch: a kernel's values can then be counted.
 pub(crate) const MOST_PATCH: usize = 4096;

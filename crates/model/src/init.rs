@@ -43,7 +43,9 @@ fn initial_values(shape: &[usize], name: &str, config: &ModelConfig, init: Init,
             let table = sin_cos(grid, c);
             std::iter::repeat_n(0.0, lead).chain(table.into_iter().map(|v| 0.5 * v)).collect()
         }
-        (Init::Xavier, _) if !matches!(name, "cls_token" | "reg_token") && !name.ends_with("relative_position_bias_table") => {
+        (Init::Xavier, _)
+            if !matches!(name, "cls_token" | "reg_token" | "mask_token") && !name.ends_with("relative_position_bias_table") =>
+        {
             let (out, inputs) = (shape[0], shape[1..].iter().product::<usize>());
             let limit = (6.0 / (out + inputs) as f64).sqrt();
             (0..n).map(|_| (2.0 * stream.uniform() - 1.0) * limit).collect()

@@ -8,28 +8,36 @@
 use std::sync::Arc;
 
 use fd_compute::{Act, Bias, Distance, LayoutBuilder, Param, Planner, Pooling, Span, Stream};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::block::{Block, BlockSpec, Declare, Pair};
-use crate::config::check_range;
+use crate::config::{MOST_BLOCKS, MOST_RATIO, MOST_WIDTH, check_range};
 use crate::vit::grid_of;
 use crate::{Activation, Features, ModelError, QkvBias, Taps, Vit, VitConfig, sin_cos};
 
 /// What surrounds the encoder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MaeConfig {
-    /// Share of the patches that are masked, 0..1 (the paper: 0.75).
+    /// Share of the patches that are masked (the paper: 0.75).
+    #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
     pub mask_ratio: f64,
     /// Width of the decoder.
+    #[schemars(range(min = 1, max = MOST_WIDTH))]
     pub decoder_embed_dim: usize,
     /// Its blocks.
+    #[schemars(range(min = 1, max = MOST_BLOCKS))]
     pub decoder_depth: usize,
     /// Its heads.
+    #[schemars(range(min = 1))]
     pub decoder_num_heads: usize,
     /// Hidden width of its MLP over its width.
+    #[schemars(range(max = MOST_RATIO), extend("exclusiveMinimum" = 0.0))]
     pub decoder_mlp_ratio: f64,
-    /// Is the target each patch's pixels, normalised by their mean and (unbiased) variance? The number is added to the variance.
+    /// Added to the variance by which each patch's pixels are normalised (with their mean) to be the target; none: the pixels are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if, extend("exclusiveMinimum" = 0.0))]
     pub norm_pix: Option<f64>,
 }
 
@@ -59,17 +67,23 @@ impl MaeConfig {
         let refuse = |key, why: String| Err(ModelError::Config { key, why });
         let (h, w) = encoder.grid();
         let visible = self.visible(h * w);
-        if !(0.0..1.0).contains(&self.mask_ratio) || visible == 0 || visible == h * w {
+        if !(self.mask_ratio > 0.0 && self.mask_ratio < 1.0) {
+            return refuse("mask_ratio", format!("{} is not above 0 and below 1", self.mask_ratio));
+        }
+        if visible == 0 || visible == h * w {
             return refuse("mask_ratio", format!("{} leaves {visible} of {} patches visible", self.mask_ratio, h * w));
         }
-        check_range("decoder_embed_dim", self.decoder_embed_dim, 1 << 16)?;
-        check_range("decoder_depth", self.decoder_depth, 1024)?;
+        check_range("decoder_embed_dim", self.decoder_embed_dim, MOST_WIDTH)?;
+        check_range("decoder_depth", self.decoder_depth, MOST_BLOCKS)?;
         if self.decoder_num_heads == 0 || !self.decoder_embed_dim.is_multiple_of(self.decoder_num_heads) {
             let why = format!("{} heads do not divide decoder_embed_dim {}", self.decoder_num_heads, self.decoder_embed_dim);
             return refuse("decoder_num_heads", why);
         }
-        if !(self.decoder_mlp_ratio > 0.0 && self.decoder_mlp_ratio <= 64.0) || self.hidden() == 0 {
-            return refuse("decoder_mlp_ratio", format!("{} is not above 0 and at most 64", self.decoder_mlp_ratio));
+        if !(self.decoder_mlp_ratio > 0.0 && self.decoder_mlp_ratio <= MOST_RATIO) {
+            return refuse("decoder_mlp_ratio", format!("{} is not above 0 and at most {MOST_RATIO}", self.decoder_mlp_ratio));
+        }
+        if self.hidden() == 0 {
+            return refuse("decoder_mlp_ratio", format!("{} leaves no hidden unit", self.decoder_mlp_ratio));
         }
         if let Some(eps) = self.norm_pix.filter(|eps| !(eps.is_finite() && *eps > 0.0)) {
             return refuse("norm_pix", format!("{eps} must be positive"));
@@ -139,6 +153,8 @@ pub struct MaePass {
     pub features: Features,
     /// Predicted pixels of every patch, [B, n, c P P].
     pub prediction: Act,
+    /// What is predicted of the masked patches, [B, M, c P P].
+    pub target: Act,
     /// Mean squared distance to the target over the masked patches, `[1]`.
     pub loss: Act,
 }
@@ -219,7 +235,7 @@ impl Mae {
             target = p.channel_affine(target, Arc::from(scale))?;
         }
         let loss = p.feature_loss(predicted, target, Distance::Mse, None)?;
-        Ok(MaePass { visible, restore, masked, features, prediction, loss })
+        Ok(MaePass { visible, restore, masked, features, prediction, target, loss })
     }
 }
 

@@ -279,7 +279,10 @@ impl TableConfig {
             return usage(format!("columns: {PROBE_CLS} and {KNN} need models with a CLS token"));
         }
         if self.distil.objective.target == Target::Logits
-            && let Some(t) = self.teachers.iter().find(|t| t.weights.is_none() && matches!(t.pretrain, Some(Pretrain::Dino { .. })))
+            && let Some(t) = self
+                .teachers
+                .iter()
+                .find(|t| t.weights.is_none() && matches!(t.pretrain, Some(Pretrain::Dino { .. } | Pretrain::Mae { .. })))
         {
             return usage(format!("distil.objective.target: teacher `{}` has no classifier to give logits", t.name));
         }
@@ -311,6 +314,7 @@ impl TableConfig {
             match &teacher.pretrain {
                 None => {}
                 Some(Pretrain::Supervised { train }) => mixes(at, train)?,
+                Some(Pretrain::Mae { train }) => usable(at, &train.views, size)?,
                 Some(Pretrain::Dino { train }) => {
                     for (i, crops) in train.crops.iter().enumerate() {
                         usable(format!("{at}.crops.{i}"), &crops.views, crops.size)?;

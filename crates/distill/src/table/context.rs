@@ -13,6 +13,7 @@ use crate::Error;
 use crate::dino::{Dino, DinoLearner, HEAD};
 use crate::evaluate::in_order;
 use crate::graph::hex;
+use crate::masked::DECODER;
 use crate::recipe::{Recipe, Supervised, plain_view};
 use crate::train::{Loss, Task};
 
@@ -26,10 +27,10 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Without the head.
+    /// Without the head, or the decoder, that it was pretrained with.
     pub fn bare(&self) -> Checkpoint {
         let mut weights = self.weights.clone();
-        weights.tensors.retain(|name, _| !name.starts_with(HEAD));
+        weights.tensors.retain(|name, _| !name.starts_with(HEAD) && !DECODER.iter().any(|part| name.starts_with(part)));
         weights
     }
 }

@@ -5,6 +5,7 @@ mod config;
 mod context;
 mod given;
 mod lessons;
+mod prepare;
 pub(crate) mod render;
 mod result;
 mod work;

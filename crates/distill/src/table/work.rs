@@ -5,21 +5,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fd_compute::{DType, Grads, Layout, Params, Plan};
-use fd_data::{Loader, Source};
-use fd_model::{Checkpoint, Model, ModelConfig, initialise};
+use fd_data::Loader;
+use fd_model::{Checkpoint, Model, ModelConfig};
 use serde_json::{Value, json};
 
 use super::config::{Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS};
-use super::context::{Context, Encoder, classifier, dino, fine_tuned_model, fitting, loaded, mix, onto, random, supervised_model};
+use super::context::{Context, Encoder, classifier, fine_tuned_model, loaded, random, supervised_model};
 use super::given::Given;
 use super::lessons::{self, distillation};
+use super::prepare::Prepared;
 use crate::distillation::Lesson;
 use crate::evaluate::{Output, Outputs, outputs, pixels};
 use crate::graph::{Running, Work};
 use crate::pretrain::Pretrain;
 use crate::probe::{knn, probe};
 use crate::recipe::{Recipe, Supervised};
-use crate::train::{At, Learner, PlanLearner, Stage, Task};
+use crate::train::{At, Stage};
 use crate::{Error, sha256_hex};
 
 /// The file of an encoder's weights.
@@ -109,14 +110,6 @@ impl Cost {
     }
 }
 
-/// A stage ready for its first step.
-struct Prepared {
-    learner: Box<dyn Learner>,
-    params: Params,
-    loader: Loader,
-    recipe: Recipe,
-}
-
 impl TableWork {
     /// Everything that determines the results, beside the inputs' weights.
     pub fn identity(&self) -> Value {
@@ -152,7 +145,7 @@ impl TableWork {
         }
     }
 
-    fn supervised<'a>(&self, column: &'a FineTune, from_scratch: bool) -> &'a Supervised {
+    pub(super) fn supervised<'a>(&self, column: &'a FineTune, from_scratch: bool) -> &'a Supervised {
         if from_scratch { &column.from_scratch } else { &column.train }
     }
 
@@ -169,6 +162,10 @@ impl TableWork {
         match &self.job {
             Job::Pretrain { model, how, .. } => match how.as_ref() {
                 Pretrain::Supervised { train: how } => classifier(&supervised_model(model, how, c.classes), how, c.train.len()),
+                Pretrain::Mae { train: how } => {
+                    let (plan, trained) = how.plan(model)?;
+                    Ok(Cost::of(&[plan], trained, 0, &how.recipe, c.train.len()))
+                }
                 Pretrain::Dino { train: how } => {
                     let (plans, trained) = how.plans(model)?;
                     Ok(Cost::of(&plans, trained, trained, &how.recipe, c.train.len()))
@@ -185,88 +182,6 @@ impl TableWork {
             }
             Job::Given(_) | Job::Shipped { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => Ok(Cost::default()),
         }
-    }
-
-    /// The learner, for stages that train; without `inputs` from initial values, which cost the same.
-    fn prepare(&self, inputs: &[Checkpoint]) -> Result<Option<Prepared>, Error> {
-        let input = inputs.first();
-        Ok(match &self.job {
-            Job::Pretrain { model, how, .. } => Some(self.prepare_teacher(model, how, input)?),
-            Job::Distil { lessons } => Some(self.prepare_student(lessons, inputs)?),
-            Job::FineTune { model, column, from_scratch } => {
-                Some(self.prepare_classifier(model, column, self.supervised(column, *from_scratch), input)?)
-            }
-            Job::Given(_) | Job::Shipped { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => None,
-        })
-    }
-
-    fn prepare_teacher(&self, model: &ModelConfig, how: &Pretrain, input: Option<&Checkpoint>) -> Result<Prepared, Error> {
-        let c = &self.context;
-        match how {
-            Pretrain::Supervised { train: how } => {
-                let model = supervised_model(model, how, c.classes);
-                let (vit, start) = random(&model, c.config.init, self.seed)?;
-                let input = input.map(|weights| fitting(&start, weights));
-                self.train_classifier(&vit, onto(start, input.as_ref())?, how, &c.train)
-            }
-            Pretrain::Dino { train: how } => {
-                let (mut learner, params) = dino(c, how, model, None, self.seed)?;
-                let input = input.map(|weights| fitting(&params, weights));
-                let params = onto(params, input.as_ref())?;
-                learner.start_from(&params);
-                let loader = c.loader(&c.train, how.crops(&c.config.data.normalise)?, &how.recipe, self.seed)?;
-                Ok(Prepared { learner: Box::new(learner), params, loader, recipe: how.recipe.clone() })
-            }
-        }
-    }
-
-    fn prepare_student(&self, lessons: &[Lesson], inputs: &[Checkpoint]) -> Result<Prepared, Error> {
-        let (c, d) = (&self.context, &self.context.config.distil);
-        let fd = distillation(&c.config, lessons, c.classes)?;
-        let mut frozen: Vec<Params> = fd.frozen.iter().map(|layout| Params::new(layout, DType::F32)).collect();
-        frozen.iter_mut().zip(inputs).try_for_each(|(frozen, weights)| weights.load(frozen, ""))?;
-        let mut params = Params::new(&fd.trained, DType::F32);
-        for prefix in ["encoder.", "decoder."] {
-            initialise(&mut params, prefix, &c.config.student, c.config.init, self.seed);
-        }
-        let step = fd.plan(d.recipe.batch / d.recipe.accumulate, d.engine)?;
-        let task = Task { plan: step.plan, images: step.images, targets: None, loss: step.loss };
-        let view = d.views.augment(c.config.student.img_size(), &c.config.data.normalise)?;
-        let loader = c.loader(&c.train, c.one(view), &d.recipe, self.seed)?;
-        let learner = PlanLearner::new(task, c.device, self.seed, frozen, None);
-        Ok(Prepared { learner: Box::new(learner), params, loader, recipe: d.recipe.clone() })
-    }
-
-    /// As in the paper: patch tokens are averaged, the distilled final norm is dropped for a fresh one, and a shared position table is
-    /// copied to every block.
-    fn prepare_classifier(
-        &self,
-        model: &ModelConfig,
-        column: &FineTune,
-        how: &Supervised,
-        input: Option<&Checkpoint>,
-    ) -> Result<Prepared, Error> {
-        let c = &self.context;
-        let config = fine_tuned_model(model, column, how, c.classes);
-        let (vit, start) = random(&config, c.config.init, self.seed)?;
-        let pretrained = input.map(|weights| {
-            let mut weights = model.fine_tuning_weights(weights.clone());
-            if config.img_size() != model.img_size() {
-                weights.resize_positions(&config, Some(model.patches()))?;
-            }
-            Ok::<_, Error>(weights)
-        });
-        let pretrained = pretrained.transpose()?;
-        self.train_classifier(&vit, onto(start, pretrained.as_ref())?, how, &c.labelled(column, self.seed)?)
-    }
-
-    fn train_classifier(&self, vit: &Model, params: Params, how: &Supervised, source: &Arc<dyn Source>) -> Result<Prepared, Error> {
-        let c = &self.context;
-        let task = classifier(vit, params.layout(), &how.recipe, c.classes)?;
-        let view = how.views.augment(vit.config().img_size(), &c.config.data.normalise)?;
-        let loader = c.loader(source, c.one(view), &how.recipe, self.seed)?;
-        let learner = PlanLearner::new(task, c.device, self.seed, vec![], Some(mix(how)?));
-        Ok(Prepared { learner: Box::new(learner), params, loader, recipe: how.recipe.clone() })
     }
 
     /// Trains and returns the parameters that training is for.
