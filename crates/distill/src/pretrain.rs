@@ -1,10 +1,11 @@
-//! How a teacher comes to be: with labels, by DINO, or by masked autoencoding.
+//! How a teacher comes to be: with labels, by DINO, by masked autoencoding, or from captions.
 
 use fd_model::ModelConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::contrast::Contrast;
 use crate::dino::Dino;
 use crate::masked::Masked;
 use crate::recipe::{Recipe, Supervised};
@@ -28,6 +29,11 @@ pub enum Pretrain {
         /// Masking, decoder, optimiser.
         train: Masked,
     },
+    /// By contrast with captions made of the classes' names (CLIP); the text encoder stays behind.
+    Clip {
+        /// Captions, text encoder, optimiser.
+        train: Contrast,
+    },
 }
 
 impl Pretrain {
@@ -37,6 +43,7 @@ impl Pretrain {
             Pretrain::Supervised { train } => &train.recipe,
             Pretrain::Dino { train } => &train.recipe,
             Pretrain::Mae { train } => &train.recipe,
+            Pretrain::Clip { train } => &train.recipe,
         }
     }
 
@@ -47,6 +54,7 @@ impl Pretrain {
             Pretrain::Supervised { train } => &mut train.recipe,
             Pretrain::Dino { train } => &mut train.recipe,
             Pretrain::Mae { train } => &mut train.recipe,
+            Pretrain::Clip { train } => &mut train.recipe,
         };
         recipe.warmup_epochs *= epochs as f64 / recipe.epochs as f64;
         recipe.epochs = epochs;
@@ -63,6 +71,7 @@ impl Pretrain {
             Pretrain::Supervised { train } => train.recipe.check(&at, samples),
             Pretrain::Dino { train } => train.check(&at, model, samples),
             Pretrain::Mae { train } => train.check(&at, model, samples),
+            Pretrain::Clip { train } => train.check(&at, model, samples),
         }
     }
 }

@@ -73,6 +73,13 @@ const MAE: &str = "{ method = 'mae', train = { recipe = { epochs = 2, warmup_epo
                    interpolation = 'bilinear', flip = 0.5, erase = 0.0 }, decoder = { mask_ratio = 0.75, decoder_embed_dim = 32, \
                    decoder_depth = 1, decoder_num_heads = 2, decoder_mlp_ratio = 2.0, norm_pix = 1e-6 } } }";
 
+/// A teacher that is pretrained from captions.
+const CLIP: &str = "{ method = 'clip', train = { recipe = { epochs = 2, warmup_epochs = 1.0, batch = 40, accumulate = 1, lr = 1e-3, \
+                    warmup_lr = 1e-5, min_lr = 2e-5, weight_decay = 0.05, layer_decay = 1.0, betas = [0.9, 0.98], clip_grad = 3.0, \
+                    skip_nonfinite = 10 }, drop_path_rate = 0.0, views = { crop_scale = [0.6, 1.0], crop_ratio = [0.75, 1.3333333333333333], \
+                    interpolation = 'bilinear', flip = 0.5, erase = 0.0 }, templates = ['a {}'], embed_dim = 16, temperature = 0.07, \
+                    text = { width = 16, layers = 1, heads = 2, mlp_ratio = 2.0 } } }";
+
 /// Tables that have every key between them.
 fn bases() -> Vec<Table> {
     let models = ["student", "teachers.0.model", "teachers.1.model"];
@@ -126,7 +133,8 @@ fn bases() -> Vec<Table> {
         table
     };
     let mae = smoke(&[("teachers.0.pretrain", MAE), ("teachers.0.pretrain.train.views.photometric", PHOTOMETRIC)]);
-    vec![whole, swin, mae, logits("kind = 'kl', temperature = 2.0"), logits("kind = 'soft-cross-entropy', temperature = 2.0")]
+    let clip = smoke(&[("teachers.0.pretrain", CLIP), ("teachers.0.pretrain.train.views.photometric", PHOTOMETRIC)]);
+    vec![whole, swin, mae, clip, logits("kind = 'kl', temperature = 2.0"), logits("kind = 'soft-cross-entropy', temperature = 2.0")]
 }
 
 /// The places of a table that a path with `*` stands for.
@@ -199,6 +207,7 @@ fn besides(table: &Table, key: &Key, place: &[String]) -> Vec<String> {
             let swin = get(table, &[&place[..2], &["model".into(), "kind".into()]].concat()).is_some();
             [vec![of_model("patch_size=1")], if swin { one_stage } else { vec![] }].concat()
         }
+        ("mlp_ratio", _) if parent.last().is_some_and(|p| p == "text") => vec![format!("{}.width=8192", parent.join("."))],
         ("mlp_ratio", _) => vec![format!("{}.embed_dim=8192", parent.join("."))],
         ("num_classes", _) if swin => vec![format!("{}.head=mean-pool", parent.join("."))],
         _ => vec![],

@@ -8,6 +8,7 @@ use std::time::Duration;
 use fd_compute::{Device, Params};
 use fd_data::{Crop, Loader, LoaderConfig};
 use fd_distill::Error;
+use fd_distill::contrast::{Contrast, ContrastLearner};
 use fd_distill::graph::{Graph, Listener, NodeId, Options, Spec, Store};
 use fd_distill::interrupt::Signal;
 use fd_distill::masked::{Masked, MaskedLearner};
@@ -62,6 +63,18 @@ fn masked(epochs: usize, lr: f64) -> Masked {
     toml::from_str(&text).expect("masked autoencoding")
 }
 
+fn captioned(epochs: usize, lr: f64) -> Contrast {
+    let text = format!(
+        "recipe = {{ epochs = {epochs}, warmup_epochs = 1.0, batch = 50, accumulate = 1, lr = {lr}, warmup_lr = 0.0, min_lr = 0.0, \
+         weight_decay = 0.05, layer_decay = 1.0, betas = [0.9, 0.98], clip_grad = 3.0, skip_nonfinite = 10 }}\n\
+         drop_path_rate = 0.0\n\
+         views = {{ crop_scale = [0.6, 1.0], crop_ratio = [0.75, 1.3333333333333333], interpolation = 'bilinear', flip = 0.5, erase = 0.0 }}\n\
+         templates = ['a photo of a {{}}', 'one {{}}', 'the {{}} of a shop']\n\
+         text = {{ width = 16, layers = 1, heads = 2, mlp_ratio = 2.0 }}\nembed_dim = 16\ntemperature = 0.07"
+    );
+    toml::from_str(&text).expect("image-caption contrast")
+}
+
 /// Trains, or goes on; the result if it was not stopped, and all losses.
 fn train(
     recipe: &Recipe,
@@ -97,6 +110,69 @@ fn mae(how: &Masked, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Ve
     let loader = Loader::multi_crop(context.train.clone(), vec![Crop { augment: view, views: 1 }], loader).expect("a loader");
     let (weights, losses) = train(&how.recipe, loader, (&mut learner, params), stop_at, dir);
     (weights, losses, learner.warned())
+}
+
+/// A run of image-caption contrast on two hundred images, and whether it complained.
+fn clip(how: &Contrast, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Vec<f64>, bool) {
+    let config = table(20);
+    let model = config.teachers[0].model.clone();
+    let view = how.views.augment(model.img_size(), &config.data.normalise).expect("a view");
+    let context = Context::new(config, Device::Cpu).expect("a context");
+    let classes = context.train.class_names();
+    let (mut learner, params) = ContrastLearner::new(how, &model, classes, (Init::Xavier, 0), Device::Cpu).expect("a learner");
+    let loader = LoaderConfig { batch: how.recipe.batch, shuffle: true, drop_last: true, seed: 0, prefetch: 1, workers: 0 };
+    let loader = Loader::multi_crop(context.train.clone(), vec![Crop { augment: view, views: 1 }], loader).expect("a loader");
+    let (weights, losses) = train(&how.recipe, loader, (&mut learner, params), stop_at, dir);
+    (weights, losses, learner.warned())
+}
+
+#[test]
+fn image_caption_contrast_goes_on_to_the_same_bits() {
+    let (scratch, how) = (Scratch::new("clip"), captioned(3, 1e-3));
+    let (whole, losses, _) = clip(&how, None, &scratch.0);
+    assert_eq!(losses.len(), 12);
+    for stop in [5, 8] {
+        assert!(clip(&how, Some(stop), &scratch.0).0.is_none());
+        let (rest, later, _) = clip(&how, None, &scratch.0);
+        assert!(rest == whole && later == losses[stop..], "stopped after step {stop}");
+        fd_distill::snapshot::clear(&scratch.0).expect("checkpoints go");
+    }
+}
+
+#[test]
+fn image_caption_contrast_says_that_it_learns_nothing() {
+    let scratch = Scratch::new("guess");
+    assert!(clip(&captioned(20, 0.0), None, &scratch.0).2, "a learning rate of 0");
+    fd_distill::snapshot::clear(&scratch.0).expect("checkpoints go");
+    let (_, losses, warned) = clip(&captioned(20, 2e-3), None, &scratch.0);
+    assert!(!warned && losses[losses.len() - 1] < 0.9 * losses[0], "{losses:?}");
+}
+
+#[test]
+fn image_caption_contrast_learns_features() {
+    let (scratch, config) = (Scratch::new("captions"), table(100));
+    let model = config.teachers[0].model.clone();
+    let [trained, random] = probed(config, &model, Pretrain::Clip { train: captioned(40, 2e-3) }, "probe-cls", &scratch.0);
+    assert!(trained > random + 3.0, "image-caption contrast {trained:.2} %, random weights {random:.2} %");
+}
+
+#[test]
+fn captions_that_cannot_be_are_refused_by_key() {
+    let base = table(20).teachers[0].model.clone();
+    let said = |change: &dyn Fn(&mut Contrast)| {
+        let mut how = captioned(3, 1e-3);
+        change(&mut how);
+        how.check("teachers.CLIP.pretrain.train", &base, 200).expect_err("a refusal").to_string()
+    };
+    assert!(
+        said(&|c| c.templates[0] = "a photo".into())
+            .contains("teachers.CLIP.pretrain.train.templates: up to 1000 are needed, each with {}")
+    );
+    assert!(said(&|c| c.text.heads = 3).contains("text: model key `heads`"));
+    assert!(said(&|c| c.recipe.accumulate = 2).contains("every image of a batch meets every caption"));
+    assert!(said(&|c| c.temperature = 0.0).contains("temperature"));
+    let one = ContrastLearner::new(&captioned(1, 1e-3), &base, &["bag".into()], (Init::Xavier, 0), Device::Cpu);
+    assert!(one.err().expect("a refusal").to_string().contains("at least two"));
 }
 
 #[test]

@@ -52,6 +52,7 @@ fn config() -> TableConfig {
             Some(Pretrain::Supervised { train }) => recipes.push(&mut train.recipe),
             Some(Pretrain::Dino { train }) => recipes.push(&mut train.recipe),
             Some(Pretrain::Mae { train }) => recipes.push(&mut train.recipe),
+            Some(Pretrain::Clip { train }) => recipes.push(&mut train.recipe),
             None => {}
         }
     }

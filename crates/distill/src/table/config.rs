@@ -279,10 +279,9 @@ impl TableConfig {
             return usage(format!("columns: {PROBE_CLS} and {KNN} need models with a CLS token"));
         }
         if self.distil.objective.target == Target::Logits
-            && let Some(t) = self
-                .teachers
-                .iter()
-                .find(|t| t.weights.is_none() && matches!(t.pretrain, Some(Pretrain::Dino { .. } | Pretrain::Mae { .. })))
+            && let Some(t) = self.teachers.iter().find(|t| {
+                t.weights.is_none() && matches!(t.pretrain, Some(Pretrain::Dino { .. } | Pretrain::Mae { .. } | Pretrain::Clip { .. }))
+            })
         {
             return usage(format!("distil.objective.target: teacher `{}` has no classifier to give logits", t.name));
         }
@@ -315,6 +314,7 @@ impl TableConfig {
                 None => {}
                 Some(Pretrain::Supervised { train }) => mixes(at, train)?,
                 Some(Pretrain::Mae { train }) => usable(at, &train.views, size)?,
+                Some(Pretrain::Clip { train }) => usable(at, &train.views, size)?,
                 Some(Pretrain::Dino { train }) => {
                     for (i, crops) in train.crops.iter().enumerate() {
                         usable(format!("{at}.crops.{i}"), &crops.views, crops.size)?;
@@ -331,8 +331,8 @@ impl TableConfig {
 
     /// Is anything measured, or learnt from labels?
     pub fn needs_labels(&self) -> bool {
-        let supervised = |t: &Teacher| t.weights.is_none() && matches!(t.pretrain, Some(Pretrain::Supervised { .. }));
-        !self.columns.is_empty() || self.teachers.iter().any(supervised) || self.distil.objective.target == Target::Logits
+        let reads = |t: &Teacher| matches!(t.pretrain, Some(Pretrain::Supervised { .. } | Pretrain::Clip { .. })) && t.weights.is_none();
+        !self.columns.is_empty() || self.teachers.iter().any(reads) || self.distil.objective.target == Target::Logits
     }
 
     /// The training of a column, if it is a fine-tuning.

@@ -11,6 +11,7 @@ use super::context::{classifier, dino, fine_tuned_model, fitting, mix, onto, ran
 use super::lessons::distillation;
 use super::work::{Job, TableWork};
 use crate::Error;
+use crate::contrast::ContrastLearner;
 use crate::distillation::Lesson;
 use crate::masked::MaskedLearner;
 use crate::pretrain::Pretrain;
@@ -54,6 +55,15 @@ impl TableWork {
                 let params = onto(params, input.as_ref())?;
                 learner.start_from(&params);
                 let loader = c.loader(&c.train, how.crops(&c.config.data.normalise)?, &how.recipe, self.seed)?;
+                Ok(Prepared { learner: Box::new(learner), params, loader, recipe: how.recipe.clone() })
+            }
+            Pretrain::Clip { train: how } => {
+                let start = (c.config.init, self.seed);
+                let (learner, params) = ContrastLearner::new(how, model, c.train.class_names(), start, c.device)?;
+                let input = input.map(|weights| fitting(&params, weights));
+                let params = onto(params, input.as_ref())?;
+                let view = how.views.augment(model.img_size(), &c.config.data.normalise)?;
+                let loader = c.loader(&c.train, c.one(view), &how.recipe, self.seed)?;
                 Ok(Prepared { learner: Box::new(learner), params, loader, recipe: how.recipe.clone() })
             }
             Pretrain::Mae { train: how } => {

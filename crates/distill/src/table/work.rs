@@ -124,7 +124,13 @@ impl TableWork {
             Job::Shipped { model, bytes } => json!({ "given": sha256_hex(bytes), "model": model }),
             Job::Random { model } => json!({ "random": model, "init": c.init, "seed": self.seed }),
             Job::Pretrain { model, how, .. } => {
-                json!({ "pretrain": how, "model": model, "init": c.init, "seed": self.seed, "train": train, "view": view })
+                let mut identity =
+                    json!({ "pretrain": how, "model": model, "init": c.init, "seed": self.seed, "train": train, "view": view });
+                if let Pretrain::Clip { .. } = how.as_ref() {
+                    // Captions are made of the classes' names, which a fingerprint of images and labels does not know.
+                    identity["classes"] = json!(self.context.train.class_names());
+                }
+                identity
             }
             // Recomputation gives the same bits.
             Job::Distil { lessons } => json!({
@@ -162,6 +168,10 @@ impl TableWork {
         match &self.job {
             Job::Pretrain { model, how, .. } => match how.as_ref() {
                 Pretrain::Supervised { train: how } => classifier(&supervised_model(model, how, c.classes), how, c.train.len()),
+                Pretrain::Clip { train: how } => {
+                    let (plan, trained) = how.plan(model, c.train.class_names())?;
+                    Ok(Cost::of(&[plan], trained, 0, &how.recipe, c.train.len()))
+                }
                 Pretrain::Mae { train: how } => {
                     let (plan, trained) = how.plan(model)?;
                     Ok(Cost::of(&[plan], trained, 0, &how.recipe, c.train.len()))
