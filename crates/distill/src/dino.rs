@@ -4,12 +4,15 @@
 //! prototypes each looks like; the student sees all crops and learns to say the same of every other crop of the image. Targets are
 //! sharpened by a low temperature and kept from collapsing by centring, or by Sinkhorn and Knopp's balancing (as in SwAV and DINOv2).
 //!
+//! With `regions` half of the loss is EsViT's: regions are matched, too (`regions.rs`).
+//!
 //! Backbone and head's MLP are plans, one a crop size, over one set of weights; the weight-normalised last layer and the loss are dfdx
 //! (`loss.rs`). All numbers, the head's included, are in [`Params`].
 
 mod collapse;
 mod head;
 mod loss;
+mod regions;
 mod targets;
 
 use fd_compute::{DType, Device, Grads, Layout, Params, Plan, StepKey};
@@ -27,7 +30,8 @@ pub use targets::{Targets, centred, sinkhorn};
 use crate::Error;
 use crate::recipe::{Normalise, Recipe, Views};
 use crate::train::{At, Learner, Measured};
-use head::Network;
+use head::{Network, Pieces};
+use regions::Regions;
 
 /// Cosines over less than this leave f32.
 const LEAST_TEMPERATURE: f64 = 0.005;
@@ -57,6 +61,10 @@ pub struct Dino {
     pub momentum: [f64; 2],
     /// Groups of crops of one size.
     pub crops: Vec<Crops>,
+    /// Half of the loss matches regions (EsViT): each learns what the teacher says of the region most like it in another view.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(!skip_serializing_if)]
+    pub regions: bool,
 }
 
 /// Crops of one kind.
@@ -89,7 +97,7 @@ impl Dino {
     /// The plans of a step and the number of trained parameters, without any memory for them.
     pub fn plans(&self, model: &ModelConfig) -> Result<(Vec<Plan>, usize), Error> {
         let mut declared = Layout::builder();
-        let net = head::declare(&self.head, model, &mut declared)?;
+        let net = head::declare(&self.head, self.regions, model, &mut declared)?;
         let layout = declared.finish();
         let mut plans = vec![];
         for crops in &self.crops {
@@ -151,10 +159,12 @@ pub struct DinoLearner {
     seed: u64,
     student: Vec<Network>,
     teacher: Vec<Network>,
-    /// Of the last layer.
+    /// Of the last layer; the same for regions.
     prototypes: fd_compute::Param,
+    region_prototypes: Option<fd_compute::Param>,
     average: Params,
     centre: Params,
+    region_centre: Params,
     guard: Guard,
 }
 
@@ -164,7 +174,7 @@ impl DinoLearner {
     pub fn new(config: &Dino, model: &ModelConfig, init: Init, seed: u64, device: Device) -> Result<(Self, Params), Error> {
         let (mut declared, batch) = (Layout::builder(), config.recipe.batch);
         let model = model.clone().with_drop_path(config.drop_path_rate);
-        let net = head::declare(&config.head, &model, &mut declared)?;
+        let net = head::declare(&config.head, config.regions, &model, &mut declared)?;
         let layout = declared.finish();
         let mut params = Params::new(&layout, DType::F32);
         initialise(&mut params, "", &model, init, seed);
@@ -174,10 +184,13 @@ impl DinoLearner {
         let mut centre = Layout::builder();
         centre.add("centre", &[config.head.prototypes]);
         let centre = Params::new(&centre.finish(), DType::F32);
+        let (region_centre, region_prototypes) = (centre.clone(), net.region_prototypes());
         let guard = Guard::new(config.head.prototypes);
         let (average, prototypes) = (params.clone(), net.prototypes);
         let config = config.clone();
-        Ok((DinoLearner { config, device, seed, student, teacher, prototypes, average, centre, guard }, params))
+        let learner =
+            DinoLearner { config, device, seed, student, teacher, prototypes, region_prototypes, average, centre, region_centre, guard };
+        Ok((learner, params))
     }
 
     /// The teacher starts as the student: to be called when the student's values were changed after [`new`](DinoLearner::new).
@@ -185,65 +198,100 @@ impl DinoLearner {
         self.average = params.clone();
     }
 
-    /// The teacher's probabilities for its views [V B, K].
-    fn targets(&mut self, batch: &Batch, at: At) -> Result<Vec<f32>, Error> {
-        let mut outputs = vec![];
+    /// The teacher's probabilities for its views [V B, K]; its regions and the probabilities for them, if they are matched.
+    fn targets(&mut self, batch: &Batch, at: At) -> Result<(Vec<f32>, Option<OfRegions>), Error> {
+        let (mut outputs, mut regions) = (vec![], Regions::default());
         let globals = (0..self.config.crops.len()).filter(|&g| self.config.crops[g].kind == Kind::Global);
         for (network, group) in self.teacher.iter_mut().zip(globals) {
             let key = StepKey { seed: self.seed, step: at.step as u64, first_sample: 0, view: group as u64 };
             outputs.extend_from_slice(network.forward(batch.group(group), &self.average, key, false, &self.device)?);
+            if let Some(found) = network.regions() {
+                regions.push(found, self.config.crops[group].count, batch.len());
+            }
         }
-        let scores = logits(&outputs, self.average.get::<f32>(self.prototypes), self.config.head.bottleneck)?;
         self.guard.looked_at(&outputs, self.config.head.bottleneck);
-        let k = self.config.head.prototypes;
-        Ok(match self.config.targets {
-            Targets::Sinkhorn { iterations } => sinkhorn(&scores, k, self.config.teacher_temperature, iterations),
-            Targets::Centring { momentum } => centred(&scores, k, self.config.teacher_temperature, momentum, &mut self.centre),
-        })
+        let (k, width, temperature) = (self.config.head.prototypes, self.config.head.bottleneck, self.config.teacher_temperature);
+        let targets = |scores: &[f32], centre: &mut Params| match self.config.targets {
+            Targets::Sinkhorn { iterations } => sinkhorn(scores, k, temperature, iterations),
+            Targets::Centring { momentum } => centred(scores, k, temperature, momentum, centre),
+        };
+        let of_images = targets(&logits(&outputs, self.average.get::<f32>(self.prototypes), width)?, &mut self.centre);
+        let Some(prototypes) = self.region_prototypes else { return Ok((of_images, None)) };
+        let scores = logits(&regions.vectors, self.average.get::<f32>(prototypes), width)?;
+        let of_regions = targets(&scores, &mut self.region_centre);
+        Ok((of_images, Some((regions, of_regions))))
     }
 
-    /// For every view of the student, the sum of the teacher's probabilities for the other views [V B, K], and the number of pairs.
-    fn spread(&self, teacher: &[f32], batch: usize) -> (Vec<f32>, usize) {
-        let size = batch * self.config.head.prototypes;
-        let teacher: Vec<&[f32]> = teacher.chunks_exact(size).collect();
-        let (mut all, mut pairs, mut global) = (vec![], 0, 0);
+    /// For every view of the student, the teacher's views that are other ones.
+    fn others(&self) -> Vec<Vec<usize>> {
+        let globals: usize = self.config.crops.iter().filter(|c| c.kind == Kind::Global).map(|c| c.count).sum();
+        let (mut all, mut global) = (vec![], 0);
         for crops in &self.config.crops {
             for _ in 0..crops.count {
                 // The teacher's own answer to this very view, if it has seen it.
                 let same = (crops.kind == Kind::Global).then_some(global);
                 global += usize::from(same.is_some());
-                let mut sum = vec![0.0; size];
-                for (_, probabilities) in teacher.iter().enumerate().filter(|(t, _)| Some(*t) != same) {
-                    sum.iter_mut().zip(*probabilities).for_each(|(s, p)| *s += p);
-                    pairs += 1;
-                }
-                all.extend(sum);
+                all.push((0..globals).filter(|t| Some(*t) != same).collect());
             }
         }
-        (all, pairs)
+        all
+    }
+
+    /// For every view of the student, the sum of the teacher's probabilities for the other views [V B, K].
+    fn spread(&self, teacher: &[f32], others: &[Vec<usize>], batch: usize) -> Vec<f32> {
+        let size = batch * self.config.head.prototypes;
+        let teacher: Vec<&[f32]> = teacher.chunks_exact(size).collect();
+        let mut all = vec![];
+        for others in others {
+            let mut sum = vec![0.0; size];
+            others.iter().for_each(|t| sum.iter_mut().zip(teacher[*t]).for_each(|(s, p)| *s += p));
+            all.extend(sum);
+        }
+        all
     }
 }
 
+/// A teacher's regions and its probabilities for them [rows, K].
+type OfRegions = (Regions, Vec<f32>);
+
 impl Learner for DinoLearner {
     fn gradients(&mut self, batch: &mut Batch, at: At, params: &Params, grads: &mut Grads) -> Result<Measured, Error> {
-        let teacher = self.targets(batch, at)?;
-        let (targets, pairs) = self.spread(&teacher, batch.len());
-        let mut outputs = vec![];
+        let (teacher, of_regions) = self.targets(batch, at)?;
+        let others = self.others();
+        let pairs: usize = others.iter().map(Vec::len).sum();
+        let targets = self.spread(&teacher, &others, batch.len());
+        let (mut outputs, mut regions) = (vec![], Regions::default());
         for (group, network) in self.student.iter_mut().enumerate() {
             let key = StepKey { seed: self.seed, step: at.step as u64, first_sample: 0, view: group as u64 };
             outputs.extend_from_slice(network.forward(batch.group(group), params, key, true, &self.device)?);
+            if let Some(found) = network.regions() {
+                regions.push(found, self.config.crops[group].count, batch.len());
+            }
         }
-        let (width, scale) = (self.config.head.bottleneck, 1.0 / (pairs * batch.len()) as f64);
-        let prototypes = params.get::<f32>(self.prototypes);
-        let (loss, dx, dw) = loss_and_gradients(&outputs, prototypes, &targets, width, self.config.student_temperature, scale)?;
+        // Images and regions share the loss.
+        let share = if of_regions.is_some() { 0.5 } else { 1.0 };
+        let (width, scale, temperature) =
+            (self.config.head.bottleneck, share / (pairs * batch.len()) as f64, self.config.student_temperature);
+        let (mut loss, dx, dw) = loss_and_gradients(&outputs, params.get::<f32>(self.prototypes), &targets, width, temperature, scale)?;
+        let signs = self.guard.signs(&teacher, loss / share);
+        let mut of_prototypes = vec![(self.prototypes, dw)];
+        let mut dr = vec![];
+        if let (Some((teachers, probabilities)), Some(prototypes)) = (of_regions, self.region_prototypes) {
+            let targets = regions.targets(&teachers, &probabilities, &others, self.config.head.prototypes, batch.len());
+            let found = loss_and_gradients(&regions.vectors, params.get::<f32>(prototypes), &targets, width, temperature, scale)?;
+            loss += found.0;
+            dr = found.1;
+            of_prototypes.push((prototypes, found.2));
+        }
         grads.reset();
-        let mut dx = dx.as_slice();
+        let mut pieces = Pieces { images: &dx, regions: &dr };
         for (group, network) in self.student.iter_mut().enumerate() {
             let key = StepKey { seed: self.seed, step: at.step as u64, first_sample: 0, view: group as u64 };
-            dx = network.backward(dx, params, key, &self.device, grads)?;
+            pieces = network.backward(pieces, params, key, &self.device, grads)?;
         }
-        grads.set(self.prototypes, &dw.iter().map(|&g| f64::from(g)).collect::<Vec<_>>());
-        let signs = self.guard.signs(&teacher, loss);
+        for (param, gradient) in of_prototypes {
+            grads.set(param, &gradient.iter().map(|&g| f64::from(g)).collect::<Vec<_>>());
+        }
         self.guard.warn(at, &signs);
         Ok(Measured { loss, signs: Some(signs), ..Measured::default() })
     }
@@ -254,7 +302,11 @@ impl Learner for DinoLearner {
     }
 
     fn sets(&mut self) -> Vec<(&'static str, &mut Params)> {
-        vec![("teacher", &mut self.average), ("targets", &mut self.centre)]
+        let mut sets = vec![("teacher", &mut self.average), ("targets", &mut self.centre)];
+        if self.region_prototypes.is_some() {
+            sets.push(("region-targets", &mut self.region_centre));
+        }
+        sets
     }
 
     /// The teacher: the moving average of the student is what DINO hands out.

@@ -9,6 +9,7 @@ use fd_compute::{Device, Params};
 use fd_data::{Crop, Loader, LoaderConfig};
 use fd_distill::Error;
 use fd_distill::contrast::{Contrast, ContrastLearner};
+use fd_distill::dino::{Dino, DinoLearner};
 use fd_distill::graph::{Graph, Listener, NodeId, Options, Spec, Store};
 use fd_distill::interrupt::Signal;
 use fd_distill::masked::{Masked, MaskedLearner};
@@ -75,6 +76,25 @@ fn captioned(epochs: usize, lr: f64) -> Contrast {
     toml::from_str(&text).expect("image-caption contrast")
 }
 
+/// DINO with region matching.
+fn esvit(epochs: usize, lr: f64, targets: &str) -> Dino {
+    let views = "{ crop_scale = [0.5, 1.0], crop_ratio = [0.75, 1.3333333333333333], interpolation = 'bilinear', flip = 0.5, erase = 0.0 }";
+    let text = format!(
+        "recipe = {{ epochs = {epochs}, warmup_epochs = 1.0, batch = 50, accumulate = 1, lr = {lr}, warmup_lr = 0.0, min_lr = 0.0, \
+         weight_decay = 0.04, layer_decay = 1.0, betas = [0.9, 0.999], clip_grad = 3.0, skip_nonfinite = 10 }}\n\
+         drop_path_rate = 0.0\nhead = {{ hidden = 64, bottleneck = 32, prototypes = 64 }}\ntargets = {targets}\n\
+         student_temperature = 0.1\nteacher_temperature = 0.03\nmomentum = [0.95, 1.0]\nregions = true\n\
+         crops = [{{ kind = 'global', count = 2, size = [28, 28], views = {views} }}]"
+    );
+    toml::from_str(&text).expect("EsViT")
+}
+
+/// A small Swin for 28 pixels: maps of 14 x 14 and 7 x 7 tokens.
+fn swin() -> ModelConfig {
+    let base = SwinConfig { img_size: (28, 28), patch_size: 2, in_chans: 1, embed_dim: 24, window_size: 7, ..SwinConfig::default() };
+    SwinConfig { depths: vec![1, 1], num_heads: vec![2, 4], mlp_ratio: 2.0, ..base }.into()
+}
+
 /// Trains, or goes on; the result if it was not stopped, and all losses.
 fn train(
     recipe: &Recipe,
@@ -110,6 +130,37 @@ fn mae(how: &Masked, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Ve
     let loader = Loader::multi_crop(context.train.clone(), vec![Crop { augment: view, views: 1 }], loader).expect("a loader");
     let (weights, losses) = train(&how.recipe, loader, (&mut learner, params), stop_at, dir);
     (weights, losses, learner.warned())
+}
+
+/// A run of EsViT on two hundred images.
+fn run_esvit(how: &Dino, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Vec<f64>) {
+    let config = table(20);
+    let normalise = config.data.normalise.clone();
+    let context = Context::new(config, Device::Cpu).expect("a context");
+    let (mut learner, params) = DinoLearner::new(how, &swin(), Init::Xavier, 0, Device::Cpu).expect("a learner");
+    let loader = LoaderConfig { batch: how.recipe.batch, shuffle: true, drop_last: true, seed: 0, prefetch: 1, workers: 0 };
+    let loader = Loader::multi_crop(context.train.clone(), how.crops(&normalise).expect("crops"), loader).expect("a loader");
+    train(&how.recipe, loader, (&mut learner, params), stop_at, dir)
+}
+
+#[test]
+fn region_matching_goes_on_to_the_same_bits() {
+    for targets in ["{ kind = 'sinkhorn', iterations = 3 }", "{ kind = 'centring', momentum = 0.9 }"] {
+        let (scratch, how) = (Scratch::new("esvit"), esvit(2, 1e-3, targets));
+        let (whole, losses) = run_esvit(&how, None, &scratch.0);
+        assert_eq!(losses.len(), 8);
+        assert!(run_esvit(&how, Some(5), &scratch.0).0.is_none());
+        let (rest, later) = run_esvit(&how, None, &scratch.0);
+        assert!(rest == whole && later == losses[5..], "{targets}");
+    }
+}
+
+#[test]
+fn region_matching_learns_features() {
+    let (scratch, config) = (Scratch::new("regions"), table(60));
+    let how = esvit(15, 1.5e-3, "{ kind = 'sinkhorn', iterations = 3 }");
+    let [trained, random] = probed(config, &swin(), Pretrain::Dino { train: how }, "probe-avg", &scratch.0);
+    assert!(trained > random + 3.0, "EsViT {trained:.2} %, random weights {random:.2} %");
 }
 
 /// A run of image-caption contrast on two hundred images, and whether it complained.
