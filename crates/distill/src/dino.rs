@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use collapse::Guard;
 pub use head::{HEAD, Head};
-pub use loss::{logits, loss_and_gradients};
+pub use loss::{logits, loss_and_gradients, loss_and_gradients_of_many};
 pub use targets::{Targets, centred, sinkhorn};
 
 use crate::Error;
@@ -278,7 +278,7 @@ impl Learner for DinoLearner {
         let mut dr = vec![];
         if let (Some((teachers, probabilities)), Some(prototypes)) = (of_regions, self.region_prototypes) {
             let targets = regions.targets(&teachers, &probabilities, &others, self.config.head.prototypes, batch.len());
-            let found = loss_and_gradients(&regions.vectors, params.get::<f32>(prototypes), &targets, width, temperature, scale)?;
+            let found = loss_and_gradients_of_many(&regions.vectors, params.get::<f32>(prototypes), &targets, width, temperature, scale)?;
             loss += found.0;
             dr = found.1;
             of_prototypes.push((prototypes, found.2));
