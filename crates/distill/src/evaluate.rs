@@ -19,6 +19,37 @@ pub enum Output {
     MeanPatches,
     /// The CLS token after the final norm `[C]`.
     Cls,
+    /// All tokens after the final norm, the CLS token first [N, C].
+    Tokens,
+    /// CLIP's image embedding `[D]`.
+    Projected,
+    /// All tokens behind a block (from 0), before any final norm [N, C].
+    Block(usize),
+}
+
+impl Output {
+    /// What it is called in files and on the command line.
+    pub fn name(self) -> String {
+        match self {
+            Output::Logits => "logits".into(),
+            Output::MeanPatches => "mean".into(),
+            Output::Cls => "cls".into(),
+            Output::Tokens => "tokens".into(),
+            Output::Projected => "projected".into(),
+            Output::Block(i) => format!("blocks.{i}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Output, String> {
+        let block = || text.strip_prefix("blocks.").and_then(|n| n.parse().ok()).map(Output::Block);
+        let known = [Output::Logits, Output::MeanPatches, Output::Cls, Output::Tokens, Output::Projected];
+        let found = known.into_iter().find(|output| output.name() == text).or_else(block);
+        found.ok_or_else(|| "expected cls, mean, tokens, projected, logits or blocks.N".into())
+    }
 }
 
 /// Rows of features (or logits) with their labels.
@@ -47,25 +78,23 @@ pub fn outputs<const N: usize>(
     loader: &Loader,
     device: Device,
 ) -> Result<[Outputs; N], Error> {
-    let mut plans: Vec<Inference<N>> = vec![];
+    let mut passes: Vec<Pass> = vec![];
     let mut all = wanted.map(|_| Outputs { values: vec![], width: 0, labels: vec![] });
     for batch in loader.epoch(0, 0) {
         if let Some(signal) = interrupt::requested() {
             return Err(Error::Interrupted { signal, checkpoints: None });
         }
         let batch = batch?;
-        let (n, shape) = (batch.len(), batch.shape);
-        if plans.iter().all(|p| p.batch != n) {
-            plans.push(Inference::new(vit, params, wanted, [n, shape[2], shape[3], shape[4]])?);
+        let [_, n, c, h, w] = batch.shape;
+        if passes.iter().all(|p| p.batch() != n) {
+            passes.push(Pass::new(vit, params, &wanted, [n, c, h, w])?);
         }
-        let Some(Inference { plan, images, out, arena, .. }) = plans.iter_mut().find(|p| p.batch == n) else { continue };
-        arena.write::<f32>(*images, batch.view(0));
-        let sets = [params];
-        let mut cx = Cx { train: false, ..Cx::new(&device, &sets, arena, StepKey::default()) };
-        plan.forward(&mut cx)?;
-        for (all, out) in all.iter_mut().zip(out) {
-            all.values.extend_from_slice(arena.value::<f32>(*out));
-            all.width = plan.shape(*out).cols();
+        let Some(pass) = passes.iter_mut().find(|p| p.batch() == n) else { continue };
+        pass.images().copy_from_slice(batch.view(0));
+        pass.run(params, device)?;
+        for (i, all) in all.iter_mut().enumerate() {
+            all.values.extend_from_slice(pass.value(i));
+            all.width = pass.shape(i).iter().product();
             all.labels.extend_from_slice(&batch.labels);
         }
     }
@@ -73,33 +102,74 @@ pub fn outputs<const N: usize>(
 }
 
 /// A forward pass for batches of one size.
-struct Inference<const N: usize> {
-    batch: usize,
+pub struct Pass {
     plan: Plan,
     images: Act,
-    out: [Act; N],
+    out: Vec<Act>,
     arena: Arena,
 }
 
-impl<const N: usize> Inference<N> {
-    fn new(vit: &Model, params: &Params, wanted: [Output; N], shape: [usize; 4]) -> Result<Self, Error> {
+impl Pass {
+    /// Plans what is wanted of images [B, C, H, W].
+    ///
+    /// # Errors
+    /// What this model does not have.
+    pub fn new(model: &Model, params: &Params, wanted: &[Output], shape: [usize; 4]) -> Result<Pass, Error> {
         let mut p = Planner::new();
         p.bind(params.layout());
         let images = p.input(shape);
-        let features = vit.plan(&mut p, images, Taps::default())?;
-        let skip = usize::from(vit.config().cls_token());
-        let mut out = [images; N];
-        for (out, wanted) in out.iter_mut().zip(wanted) {
-            *out = match wanted {
-                Output::Logits => features.logits.ok_or_else(|| Error::Usage("this model has no classifier".into()))?,
+        let blocks = wanted.iter().any(|w| matches!(w, Output::Block(_)));
+        let features = model.plan(&mut p, images, Taps { blocks, attention: false })?;
+        let refuse = |what: String| Error::Usage(format!("this model has no {what}"));
+        let skip = usize::from(features.cls);
+        let mut out = vec![];
+        for wanted in wanted {
+            let act = match *wanted {
+                Output::Logits => features.logits.ok_or_else(|| refuse("classifier".into()))?,
                 Output::MeanPatches => p.pool(features.map(), Pooling::Mean { skip })?,
-                Output::Cls if skip == 1 => p.pool(features.map(), Pooling::Token(0))?,
-                Output::Cls => return Err(Error::Usage("this model has no CLS token".into())),
+                Output::Cls if features.cls => p.pool(features.map(), Pooling::Token(0))?,
+                Output::Cls => return Err(refuse("CLS token".into())),
+                Output::Tokens => features.map(),
+                Output::Projected => features.projected.ok_or_else(|| refuse("projection".into()))?,
+                Output::Block(i) => {
+                    *features.blocks.get(i).ok_or_else(|| refuse(format!("block {i}: there are {}, from 0 on", features.blocks.len())))?
+                }
             };
-            p.keep(*out);
+            p.keep(act);
+            out.push(act);
         }
         let plan = p.finish()?;
-        Ok(Inference { batch: shape[0], arena: Arena::new(&plan, DType::F32), plan, images, out })
+        Ok(Pass { arena: Arena::new(&plan, DType::F32), plan, images, out })
+    }
+
+    /// Images B.
+    pub fn batch(&self) -> usize {
+        self.plan.shape(self.images).dims()[0]
+    }
+
+    /// Where the images go [B, C, H, W].
+    pub fn images(&mut self) -> &mut [f32] {
+        self.arena.value_mut::<f32>(self.images)
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn run(&mut self, params: &Params, device: Device) -> Result<(), Error> {
+        let sets = [params];
+        let mut cx = Cx { train: false, ..Cx::new(&device, &sets, &mut self.arena, StepKey::default()) };
+        Ok(self.plan.forward(&mut cx)?)
+    }
+
+    /// The `i`-th of what is wanted, image by image.
+    pub fn value(&self, i: usize) -> &[f32] {
+        self.arena.value::<f32>(self.out[i])
+    }
+
+    /// Its shape, of one image.
+    pub fn shape(&self, i: usize) -> Vec<usize> {
+        self.plan.shape(self.out[i]).dims()[1..].to_vec()
     }
 }
 

@@ -80,7 +80,7 @@ pub fn starter(options: &StarterOptions) -> Result<String, Error> {
     if let Some(key) = &options.asked.key {
         let _ = writeln!(text, "# The model in that file.\nkey = {}", quoted(key));
     }
-    if opened.fit()?.rows().iter().any(|(row, _)| matches!(row, fd_model::Row::Interpolated(_))) {
+    if fit.rows().iter().any(|(row, _)| matches!(row, fd_model::Row::Interpolated(_))) {
         text.push_str("# Its positions are for images of another size.\ninterpolate = true\n");
     }
     if !options.asked.allow.names.is_empty() {

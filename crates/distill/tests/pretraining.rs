@@ -1,7 +1,9 @@
 //! Ways of pretraining: each learns, says when it does not, and goes on after an interruption to the same bits.
 
+mod stages;
+
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,40 +12,15 @@ use fd_data::{Crop, Loader, LoaderConfig};
 use fd_distill::Error;
 use fd_distill::contrast::{Contrast, ContrastLearner};
 use fd_distill::dino::{Dino, DinoLearner};
-use fd_distill::graph::{Graph, Listener, NodeId, Options, Spec, Store};
+use fd_distill::graph::{Graph, NodeId, Options, Spec, Store};
 use fd_distill::interrupt::Signal;
 use fd_distill::masked::{Masked, MaskedLearner};
 use fd_distill::pretrain::Pretrain;
-use fd_distill::recipe::Recipe;
+use fd_distill::recipe::{Recipe, Views};
 use fd_distill::table::{Context, Job, TableConfig, TableWork};
 use fd_distill::train::{Keep, Learner, Stage, StepReport, Watch};
 use fd_model::{Checkpoint, Init, ModelConfig, QkvBias, SwinConfig};
-
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("fd-pretraining-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a folder");
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-struct Silent;
-
-impl Listener for Silent {
-    fn begins(&self, _: NodeId) {}
-    fn resumes(&self, _: NodeId, _: usize) {}
-    fn step(&self, _: NodeId, _: &StepReport) {}
-    fn ends(&self, _: NodeId, _: &[(String, f64)]) {}
-}
+use stages::{Scratch, Silent};
 
 /// The main table on so many training images a class.
 fn table(per_class: usize) -> TableConfig {
@@ -119,15 +96,25 @@ fn train(
     }
 }
 
-/// A run of masked autoencoding on two hundred images, and whether it complained.
-fn mae(how: &Masked, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Vec<f64>, bool) {
+fn loader(context: &Context, crops: Vec<Crop>, recipe: &Recipe) -> Loader {
+    let config = LoaderConfig { batch: recipe.batch, shuffle: true, drop_last: true, seed: 0, prefetch: 1, workers: 0 };
+    Loader::multi_crop(context.train.clone(), crops, config).expect("a loader")
+}
+
+/// Two hundred images in one view each, and the main table's first model.
+fn one_view(views: &Views, recipe: &Recipe) -> (Context, ModelConfig, Loader) {
     let config = table(20);
     let model = config.teachers[0].model.clone();
-    let view = how.views.augment(model.img_size(), &config.data.normalise).expect("a view");
+    let augment = views.augment(model.img_size(), &config.data.normalise).expect("a view");
     let context = Context::new(config, Device::Cpu).expect("a context");
+    let loader = loader(&context, vec![Crop { augment, views: 1 }], recipe);
+    (context, model, loader)
+}
+
+/// A run of masked autoencoding on two hundred images, and whether it complained.
+fn mae(how: &Masked, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Vec<f64>, bool) {
+    let (_, model, loader) = one_view(&how.views, &how.recipe);
     let (mut learner, params) = MaskedLearner::new(how, &model, Init::Xavier, 0, Device::Cpu).expect("a learner");
-    let loader = LoaderConfig { batch: how.recipe.batch, shuffle: true, drop_last: true, seed: 0, prefetch: 1, workers: 0 };
-    let loader = Loader::multi_crop(context.train.clone(), vec![Crop { augment: view, views: 1 }], loader).expect("a loader");
     let (weights, losses) = train(&how.recipe, loader, (&mut learner, params), stop_at, dir);
     (weights, losses, learner.warned())
 }
@@ -138,8 +125,7 @@ fn run_esvit(how: &Dino, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>
     let normalise = config.data.normalise.clone();
     let context = Context::new(config, Device::Cpu).expect("a context");
     let (mut learner, params) = DinoLearner::new(how, &swin(), Init::Xavier, 0, Device::Cpu).expect("a learner");
-    let loader = LoaderConfig { batch: how.recipe.batch, shuffle: true, drop_last: true, seed: 0, prefetch: 1, workers: 0 };
-    let loader = Loader::multi_crop(context.train.clone(), how.crops(&normalise).expect("crops"), loader).expect("a loader");
+    let loader = loader(&context, how.crops(&normalise).expect("crops"), &how.recipe);
     train(&how.recipe, loader, (&mut learner, params), stop_at, dir)
 }
 
@@ -165,14 +151,9 @@ fn region_matching_learns_features() {
 
 /// A run of image-caption contrast on two hundred images, and whether it complained.
 fn clip(how: &Contrast, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Vec<f64>, bool) {
-    let config = table(20);
-    let model = config.teachers[0].model.clone();
-    let view = how.views.augment(model.img_size(), &config.data.normalise).expect("a view");
-    let context = Context::new(config, Device::Cpu).expect("a context");
+    let (context, model, loader) = one_view(&how.views, &how.recipe);
     let classes = context.train.class_names();
     let (mut learner, params) = ContrastLearner::new(how, &model, classes, (Init::Xavier, 0), Device::Cpu).expect("a learner");
-    let loader = LoaderConfig { batch: how.recipe.batch, shuffle: true, drop_last: true, seed: 0, prefetch: 1, workers: 0 };
-    let loader = Loader::multi_crop(context.train.clone(), vec![Crop { augment: view, views: 1 }], loader).expect("a loader");
     let (weights, losses) = train(&how.recipe, loader, (&mut learner, params), stop_at, dir);
     (weights, losses, learner.warned())
 }

@@ -1,5 +1,7 @@
 //! Whole stages through the graph: equal bits over threads and jobs, accumulation, resuming, objectives, reuse of what is done.
 
+mod stages;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use fd_compute::Device;
 use fd_data::{Loader, LoaderConfig};
 use fd_distill::dino::{DinoLearner, Targets};
 use fd_distill::distillation::{Engine, Projector};
-use fd_distill::graph::{Done, Graph, Listener, NodeId, Options, Ran, Spec, Store};
+use fd_distill::graph::{Done, Graph, NodeId, Options, Ran, Spec, Store};
 use fd_distill::interrupt::Signal;
 use fd_distill::pretrain::Pretrain;
 use fd_distill::stage_log::Metrics;
@@ -17,23 +19,7 @@ use fd_distill::table::{Builder, Context, Job, TableConfig, TablePlan, TableWork
 use fd_distill::train::{Keep, Stage, StepReport, Watch};
 use fd_distill::{Error, FeatureDistance, Normalisation, Objective, Target};
 use fd_model::{Checkpoint, Init, ModelConfig, VitConfig};
-
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("fd-training-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a folder");
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use stages::{Scratch, Silent};
 
 /// The smoke table, smaller still: one column of each kind.
 fn config() -> TableConfig {
@@ -67,15 +53,6 @@ fn config() -> TableConfig {
 fn only(mut config: TableConfig, teacher: &str) -> TableConfig {
     config.teachers.retain(|t| t.name == teacher);
     config
-}
-
-struct Silent;
-
-impl Listener for Silent {
-    fn begins(&self, _: NodeId) {}
-    fn resumes(&self, _: NodeId, _: usize) {}
-    fn step(&self, _: NodeId, _: &StepReport) {}
-    fn ends(&self, _: NodeId, _: &[(String, f64)]) {}
 }
 
 fn plan(config: &TableConfig) -> Result<(Graph, TablePlan), Error> {

@@ -163,7 +163,7 @@ fn features_of_a_folder() {
     assert!(no(&["--data", "flat", "--out", "x.csv", "--features", "tokens"]).contains("many rows an image"));
     assert!(no(&["--data", "flat", "--out", "x.txt"]).contains(".safetensors or .csv"));
     assert!(no(&["--data", "flat", "--out", "x.csv", "--features", "projected"]).contains("no projection"));
-    assert!(no(&["--data", "flat", "--out", "x.csv", "--features", "blocks.7"]).contains("block 7"));
+    assert!(no(&["--data", "flat", "--out", "x.csv", "--features", "blocks.7"]).contains("no block 7"));
     assert!(no(&["--data", "nowhere", "--out", "x.csv"]).contains("nowhere"));
     std::fs::write(s.path("flat/broken.png"), b"no image").unwrap();
     assert!(no(&["--data", "flat", "--out", "x.csv"]).contains("broken.png"));

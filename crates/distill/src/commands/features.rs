@@ -19,7 +19,7 @@ use super::{Outcome, Output};
 pub fn features(asked: &Asked, wanted: Option<Vec<Feature>>, mut options: FeatureOptions, out: &mut Output) -> anyhow::Result<Outcome> {
     let opened = asked.open()?;
     say(&opened)?;
-    let usual = || if opened.model.cls_token() { vec![Feature::Cls, Feature::Mean] } else { vec![Feature::Mean] };
+    let usual = || if opened.model.cls_token() { vec![Feature::Cls, Feature::MeanPatches] } else { vec![Feature::MeanPatches] };
     options.features = wanted.unwrap_or_else(usual);
     if let Some(twice) = options.features.iter().enumerate().find_map(|(i, f)| options.features[..i].contains(f).then_some(f)) {
         return Err(Error::Usage(format!("--features: {} stands there twice", twice.name())).into());
@@ -68,8 +68,8 @@ pub fn knn(options: &KnnOptions, out: &mut Output) -> anyhow::Result<Outcome> {
     options.numbers.check()?;
     let opened = options.asked.open()?;
     say(&opened)?;
-    let feature = options.feature.unwrap_or(if opened.model.cls_token() { Feature::Cls } else { Feature::Mean });
-    if matches!(feature, Feature::Tokens | Feature::Block(_)) {
+    let feature = options.feature.unwrap_or(if opened.model.cls_token() { Feature::Cls } else { Feature::MeanPatches });
+    if matches!(feature, Feature::Tokens | Feature::Block(_) | Feature::Logits) {
         return Err(Error::Usage("--feature: neighbours compare one row an image: cls, mean or projected".into()).into());
     }
     let open = |path: &PathBuf| Folder::open(path, opened.model.in_chans()).map(Arc::new);

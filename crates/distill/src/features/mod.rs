@@ -10,62 +10,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fd_compute::{Act, Arena, Cx, DType, Device, Params, Plan, Planner, Pooling, StepKey};
+use fd_compute::{Device, Params};
 use fd_data::{Augment, AugmentConfig, Folder, Geometry, Interpolation, Normalisation, Photometric, SampleKey, Scratch, Source};
-use fd_model::{Model, Statistics, Taps};
+use fd_model::{Model, Statistics};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::asked::Opened;
+pub use crate::evaluate::Output as Feature;
+use crate::evaluate::{Outputs, Pass};
 use crate::graph::hex;
 use crate::progress::Progress;
 use crate::{Error, interrupt};
 use sink::Sink;
-
-/// Which of a model's values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Feature {
-    /// All tokens after the final norm, the CLS token first [N, C].
-    Tokens,
-    /// The CLS token after the final norm `[C]`.
-    Cls,
-    /// The mean of the patch tokens after the final norm `[C]`.
-    Mean,
-    /// CLIP's image embedding `[D]`.
-    Projected,
-    /// All tokens behind a block (from 0), before any final norm [N, C].
-    Block(usize),
-}
-
-impl Feature {
-    /// The tensor's (or the columns') name.
-    pub fn name(self) -> String {
-        match self {
-            Feature::Tokens => "tokens".into(),
-            Feature::Cls => "cls".into(),
-            Feature::Mean => "mean".into(),
-            Feature::Projected => "projected".into(),
-            Feature::Block(i) => format!("blocks.{i}"),
-        }
-    }
-}
-
-impl std::str::FromStr for Feature {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Feature, String> {
-        match text {
-            "tokens" => Ok(Feature::Tokens),
-            "cls" => Ok(Feature::Cls),
-            "mean" => Ok(Feature::Mean),
-            "projected" => Ok(Feature::Projected),
-            _ => match text.strip_prefix("blocks.").and_then(|n| n.parse().ok()) {
-                Some(block) => Ok(Feature::Block(block)),
-                None => Err("expected tokens, cls, mean, projected or blocks.N".into()),
-            },
-        }
-    }
-}
 
 /// How an image becomes one of the model's size.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -138,9 +95,9 @@ pub fn extract(opened: &Opened, options: &FeatureOptions, progress: &mut Progres
     let augment = view(opened.model.img_size(), options.fitting, &opened.normalise)?;
     let (model, params) = opened.load()?;
     let n = folder.len();
-    let mut pass = Pass::new(&model, &params, &options.features, options.batch.min(n))?;
+    let mut pass = pass_of(opened, (&model, &params), &options.features, options.batch.min(n))?;
     let identity = identity(opened, options, &folder)?;
-    let columns: Vec<(String, Vec<usize>)> = options.features.iter().zip(&pass.shapes).map(|(f, s)| (f.name(), s.clone())).collect();
+    let columns: Vec<(String, Vec<usize>)> = options.features.iter().enumerate().map(|(i, f)| (f.name(), pass.shape(i))).collect();
     let (mut sink, before) = Sink::open(&options.out, &folder, columns, options.half, &identity, options.force)?;
     progress.begin(0, &format!("features of {}", folder.name()), n as u64, n as f64);
     if before > 0 {
@@ -154,12 +111,13 @@ pub fn extract(opened: &Opened, options: &FeatureOptions, progress: &mut Progres
             return Err(Error::Interrupted { signal, checkpoints: Some(folder.to_path_buf()) });
         }
         let images = options.batch.min(n - done);
-        if images != pass.batch {
-            pass = Pass::new(&model, &params, &options.features, images)?;
+        if images != pass.batch() {
+            pass = pass_of(opened, (&model, &params), &options.features, images)?;
         }
-        pass.fill(&folder, &augment, done)?;
+        fill(&mut pass, &folder, &augment, done)?;
         pass.run(&params, options.device)?;
-        sink.write(done, images, &pass.values())?;
+        let values: Vec<&[f32]> = (0..options.features.len()).map(|i| pass.value(i)).collect();
+        sink.write(done, images, &values)?;
         done += images;
         if noted.elapsed() >= NOTE_EVERY && done < n {
             sink.note(done)?;
@@ -187,65 +145,21 @@ fn identity(opened: &Opened, options: &FeatureOptions, folder: &Folder) -> Resul
     }))
 }
 
-/// A forward pass for batches of one size, and where its images go.
-struct Pass {
-    batch: usize,
-    plan: Plan,
-    images: Act,
-    out: Vec<Act>,
-    arena: Arena,
-    /// Of one image's features.
-    shapes: Vec<Vec<usize>>,
+/// A pass over so many of the model's own images.
+fn pass_of(opened: &Opened, (model, params): (&Model, &Params), features: &[Feature], batch: usize) -> Result<Pass, Error> {
+    let (h, w) = opened.model.img_size();
+    Pass::new(model, params, features, [batch, opened.model.in_chans(), h, w])
 }
 
-impl Pass {
-    fn new(model: &Model, params: &Params, features: &[Feature], batch: usize) -> Result<Pass, Error> {
-        let config = model.config();
-        let mut p = Planner::new();
-        p.bind(params.layout());
-        let images = p.input([batch, config.in_chans(), config.img_size().0, config.img_size().1]);
-        let blocks = features.iter().any(|f| matches!(f, Feature::Block(_)));
-        let of = model.plan(&mut p, images, Taps { blocks, attention: false })?;
-        let refuse = |what: String| Error::Usage(format!("--features: {what}"));
-        let skip = usize::from(of.cls);
-        let mut out = vec![];
-        for feature in features {
-            let act = match *feature {
-                Feature::Tokens => of.map(),
-                Feature::Cls if of.cls => p.pool(of.map(), Pooling::Token(0))?,
-                Feature::Cls => return Err(refuse("this model has no CLS token".into())),
-                Feature::Mean => p.pool(of.map(), Pooling::Mean { skip })?,
-                Feature::Projected => of.projected.ok_or_else(|| refuse("this model has no projection".into()))?,
-                Feature::Block(i) => *of.blocks.get(i).ok_or_else(|| refuse(format!("block {i} of {}", of.blocks.len())))?,
-            };
-            p.keep(act);
-            out.push(act);
-        }
-        let plan = p.finish()?;
-        let shapes = out.iter().map(|act| plan.shape(*act).dims()[1..].to_vec()).collect();
-        Ok(Pass { batch, arena: Arena::new(&plan, DType::F32), plan, images, out, shapes })
-    }
-
-    /// Decodes the batch's images from number `first` on, on all threads.
-    fn fill(&mut self, source: &impl Source, augment: &Augment, first: usize) -> Result<(), Error> {
-        let each = augment.shape().iter().product::<usize>();
-        let places = self.arena.value_mut::<f32>(self.images).par_chunks_exact_mut(each).enumerate();
-        places.try_for_each_init(Scratch::default, |scratch, (i, place)| {
-            let image = source.image(first + i)?;
-            augment.apply(&image, SampleKey { seed: 0, epoch: 0, index: (first + i) as u64, view: 0 }, scratch, place)
-        })?;
-        Ok(())
-    }
-
-    fn run(&mut self, params: &Params, device: Device) -> Result<(), Error> {
-        let sets = [params];
-        let mut cx = Cx { train: false, ..Cx::new(&device, &sets, &mut self.arena, StepKey::default()) };
-        Ok(self.plan.forward(&mut cx)?)
-    }
-
-    fn values(&self) -> Vec<&[f32]> {
-        self.out.iter().map(|act| self.arena.value::<f32>(*act)).collect()
-    }
+/// Decodes the images from number `first` on into a pass, on all threads.
+fn fill(pass: &mut Pass, source: &impl Source, augment: &Augment, first: usize) -> Result<(), Error> {
+    let each = augment.shape().iter().product::<usize>();
+    let places = pass.images().par_chunks_exact_mut(each).enumerate();
+    places.try_for_each_init(Scratch::default, |scratch, (i, place)| {
+        let image = source.image(first + i)?;
+        augment.apply(&image, SampleKey { seed: 0, epoch: 0, index: (first + i) as u64, view: 0 }, scratch, place)
+    })?;
+    Ok(())
 }
 
 /// Pooled features of a labelled folder in memory, for neighbours and probes.
@@ -258,10 +172,10 @@ pub fn pooled(
     folder: &Arc<Folder>,
     how: (Feature, Fitting, usize),
     device: Device,
-) -> Result<crate::evaluate::Outputs, Error> {
+) -> Result<Outputs, Error> {
     let (feature, fitting, batch) = how;
     let augment = view(opened.model.img_size(), fitting, &opened.normalise)?;
-    let mut all = crate::evaluate::Outputs { values: vec![], width: 0, labels: vec![] };
+    let mut all = Outputs { values: vec![], width: 0, labels: vec![] };
     let mut pass: Option<Pass> = None;
     let mut done = 0;
     while done < folder.len() {
@@ -270,13 +184,13 @@ pub fn pooled(
         }
         let images = batch.min(folder.len() - done);
         let pass = match &mut pass {
-            Some(pass) if pass.batch == images => pass,
-            other => other.insert(Pass::new(model, params, &[feature], images)?),
+            Some(pass) if pass.batch() == images => pass,
+            other => other.insert(pass_of(opened, (model, params), &[feature], images)?),
         };
-        pass.fill(folder.as_ref(), &augment, done)?;
+        fill(pass, folder.as_ref(), &augment, done)?;
         pass.run(params, device)?;
-        all.values.extend_from_slice(pass.values()[0]);
-        all.width = pass.shapes[0].iter().product();
+        all.values.extend_from_slice(pass.value(0));
+        all.width = pass.shape(0).iter().product();
         done += images;
     }
     all.labels = (0..folder.len()).map_while(|i| folder.label(i)).collect();
