@@ -164,6 +164,9 @@ pub struct TableArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     run: RunArgs,
+    /// Only these teachers of the configuration, by name
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub only: Vec<String>,
     /// A teacher of your own (safetensors or PyTorch, of the shape that the first teacher's `model` says) as the only one
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
@@ -196,7 +199,7 @@ impl TableArgs {
         let config = self.config.clone().map_or_else(|| self.preset.source(), Source::File);
         let (teacher, ship) = (self.teacher.clone(), self.ship.clone());
         let (run, key, interpolate) = (self.run.options(device), self.key.clone(), self.interpolate);
-        TableOptions { config, run, teacher, key, interpolate, pretrain: self.pretrain, ship }
+        TableOptions { config, run, only: self.only.clone(), teacher, key, interpolate, pretrain: self.pretrain, ship }
     }
 }
 
@@ -219,7 +222,7 @@ impl RunFileArgs {
     /// What the command needs.
     pub fn options(&self, device: Device) -> TableOptions {
         let (config, run) = (Source::File(self.file.clone()), self.run.options(device));
-        TableOptions { config, run, teacher: None, key: None, interpolate: false, pretrain: false, ship: None }
+        TableOptions { config, run, only: vec![], teacher: None, key: None, interpolate: false, pretrain: false, ship: None }
     }
 }
 

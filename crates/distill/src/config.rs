@@ -74,7 +74,7 @@ pub fn load<T: DeserializeOwned>(source: &Source, sets: &[String]) -> Result<(T,
 ///
 /// `T` should refuse unknown fields. An override is `path=value`: the path's parts are joined by dots (a part that holds a dot stands
 /// in double quotes), an element of an array is named by its index or, in an array of tables, by its `name`; the value is TOML, or
-/// else taken as a string. An override must hit a key that is there.
+/// else taken as a string. An override must hit a key that is there, or an optional one of a table that is there.
 ///
 /// # Errors
 /// One line each: an unreadable file, TOML that does not parse, an override that hits nothing, a value that does not fit `T`.
@@ -88,18 +88,25 @@ pub fn load_overridden<T: DeserializeOwned>(source: &Source, overrides: &[Overri
     }
     match T::deserialize(table.clone()) {
         Ok(config) => Ok((config, table)),
-        Err(e) => Err(refuse(format!("{}{}", culprit::<T>(&text, original, overrides), with_key(&e)))),
+        Err(e) => Err(refuse(complaint::<T>(&text, original, overrides, &e))),
     }
 }
 
-/// The line of the file, or the override, that made `T` impossible.
-fn culprit<T: DeserializeOwned>(text: &str, original: Table, overrides: &[Override]) -> String {
+/// What is wrong, preceded by the line of the file, or the override, that made `T` impossible.
+fn complaint<T: DeserializeOwned>(text: &str, mut table: Table, overrides: &[Override], error: &toml::de::Error) -> String {
+    let why = with_key(error);
     if let Err(e) = toml::from_str::<T>(text) {
-        return line_of(text, &e);
+        return format!("{}{why}", line_of(text, &e));
     }
-    let mut table = original;
-    let breaks = |o: &&Override| apply(&mut table, &o.set).is_ok() && T::deserialize(table.clone()).is_err();
-    overrides.iter().find(breaks).map_or(String::new(), |o| format!("{o}: "))
+    for o in overrides {
+        let Ok(new) = apply(&mut table, &o.set) else { continue };
+        match (T::deserialize(table.clone()), new) {
+            (Ok(_), _) => {}
+            (Err(_), Some(no_key)) if why.contains("unknown") => return format!("{o}: {no_key}"),
+            (Err(_), _) => return format!("{o}: {why}"),
+        }
+    }
+    why
 }
 
 pub(crate) fn line_of(text: &str, e: &toml::de::Error) -> String {
@@ -123,23 +130,36 @@ pub(crate) fn one_line(text: &str) -> String {
     text.split(|c: char| c.is_control()).map(str::trim).filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// Applies one override `path=value`; the error says what is wrong with it.
-fn apply(table: &mut Table, set: &str) -> Result<(), String> {
+/// Applies one override `path=value`; the error says what is wrong with it. Of a key that was not there: what to say if there is no such
+/// key at all.
+fn apply(table: &mut Table, set: &str) -> Result<Option<String>, String> {
     let (path, text) = split_at_equals(set).ok_or("expected `key.path=value`")?;
     let parts = split_path(path)?;
-    let mut keys = parts.iter();
-    let first = keys.next().ok_or("expected `key.path=value`")?;
-    let mut so_far = first.clone();
-    let names: Vec<String> = table.keys().cloned().collect();
-    let mut at = table.get_mut(first).ok_or_else(|| no_key(&so_far, "", first, &names))?;
-    for key in keys {
-        let longer = format!("{so_far}.{key}");
-        let parent = std::mem::replace(&mut so_far, longer);
-        let names = names_in(at);
-        at = child(at, key).ok_or_else(|| no_key(&so_far, &parent, key, &names))?;
+    let (last, above) = parts.split_last().ok_or("expected `key.path=value`")?;
+    let mut whole = Value::Table(std::mem::take(table));
+    let done = reach(&mut whole, above).and_then(|at| {
+        if let Some(value) = child(at, last) {
+            *value = value_like(value, text);
+            return Ok(None);
+        }
+        let missing = no_key(&parts.join("."), &above.join("."), last, &names_in(at));
+        let Value::Table(at) = at else { return Err(missing) };
+        at.insert(last.clone(), text.parse().unwrap_or_else(|_| Value::String(text.into())));
+        Ok(Some(missing))
+    });
+    if let Value::Table(whole) = whole {
+        *table = whole;
     }
-    *at = value_like(at, text);
-    Ok(())
+    done
+}
+
+/// The value at a path.
+fn reach<'a>(mut at: &'a mut Value, path: &[String]) -> Result<&'a mut Value, String> {
+    for (i, key) in path.iter().enumerate() {
+        let names = names_in(at);
+        at = child(at, key).ok_or_else(|| no_key(&path[..=i].join("."), &path[..i].join("."), key, &names))?;
+    }
+    Ok(at)
 }
 
 /// Splits at the first `=` outside double quotes.
@@ -306,6 +326,29 @@ mod tests {
             assert!(message(set).contains(why), "{set}");
         }
         assert!(message("\"a=1").contains("expected"), "an open quote");
+    }
+
+    #[test]
+    fn an_override_may_state_an_optional_key() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Optional {
+            rows: Vec<Item>,
+            note: Option<f64>,
+        }
+        let load = |sets: &[&str]| {
+            let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+            let source = Source::Embedded { name: "x.toml", text: "rows = [{ name = \"a\", weight = 1.0 }]" };
+            load::<Optional>(&source, &sets).map_err(|e| e.to_string())
+        };
+        let (config, table) = load(&["note=2"]).unwrap();
+        assert_eq!((config.note, table["note"].as_integer()), (Some(2.0), Some(2)));
+        assert_eq!(load(&["not=2"]).unwrap_err(), "x.toml: --set not=2: no key `not`; nearest: `rows`");
+        assert_eq!(
+            load(&["note=2", "rows.a.wait=2"]).unwrap_err(),
+            "x.toml: --set rows.a.wait=2: no key `rows.a.wait`; nearest: `rows.a.name`, `rows.a.weight`"
+        );
+        assert!(load(&["note=many"]).unwrap_err().starts_with("x.toml: --set note=many: key `note`: invalid type: string"));
     }
 
     #[test]

@@ -41,63 +41,74 @@ impl Interval {
 /// explain, the interval is too short. The variance of what is proper to one seed and one image is taken too large by up to the factor
 /// `3 - 2 / n`: if that dominates, the interval is too long.
 pub fn paired_bootstrap(before: &[&[bool]], after: &[&[bool]], seed: u64) -> Option<Interval> {
-    let (seeds, images) = (before.len(), before.first()?.len());
-    let paired = after.len() == seeds && before.iter().chain(after).all(|hits| hits.len() == images);
-    if !paired || images == 0 {
+    contrast_bootstrap(&[(1, after), (-1, before)], 1, seed)
+}
+
+/// The same of a weighted sum of hits, divided by `parts`: `[(3, a), (-1, b), (-1, c), (-1, d)]` in 3 parts is how much better `a` is than
+/// `b`, `c` and `d` on average. Weights are small whole numbers.
+pub fn contrast_bootstrap(terms: &[(i16, &[&[bool]])], parts: u16, seed: u64) -> Option<Interval> {
+    let (_, first) = terms.first()?;
+    let (seeds, images) = (first.len(), first.first()?.len());
+    let paired = terms.iter().all(|(_, hits)| hits.len() == seeds && hits.iter().all(|hits| hits.len() == images));
+    if !paired || images == 0 || parts == 0 {
         return None;
     }
-    let patterns = Patterns::of(before, after);
+    let patterns = Patterns::of(terms);
     let sums = patterns.resample(&mut Stream::new(&[seed]));
-    let points = |sum: i64| 100.0 * sum as f64 / (seeds * images) as f64;
+    let points = |sum: i64| 100.0 * sum as f64 / (seeds * images) as f64 / f64::from(parts);
     // As many resamples below the interval as above it.
     let tail = RESAMPLES / 40;
     Some(Interval { mean: points(patterns.sum()), low: points(sums[tail - 1]), high: points(sums[RESAMPLES - tail]) })
 }
 
-/// All that a bootstrap has to know of the hits: how many images show the same differences (-1, 0 or 1 a seed).
+/// All that a bootstrap has to know of the hits: how many images show the same values (of a difference -1, 0 or 1 a seed).
 struct Patterns {
-    counts: BTreeMap<Vec<i8>, u64>,
+    counts: BTreeMap<Vec<i16>, u64>,
     seeds: usize,
     images: u64,
+    /// The largest value there can be, and the negative of the smallest.
+    reach: i64,
 }
 
 impl Patterns {
-    fn of(before: &[&[bool]], after: &[&[bool]]) -> Patterns {
-        let images = before[0].len();
+    fn of(terms: &[(i16, &[&[bool]])]) -> Patterns {
+        let (seeds, images) = (terms[0].1.len(), terms[0].1[0].len());
         let mut counts = BTreeMap::new();
         for image in 0..images {
-            let pattern = before.iter().zip(after).map(|(b, a)| i8::from(a[image]) - i8::from(b[image])).collect();
-            *counts.entry(pattern).or_insert(0) += 1;
+            let value = |s: usize| terms.iter().map(|(weight, hits)| weight * i16::from(hits[s][image])).sum();
+            *counts.entry((0..seeds).map(value).collect()).or_insert(0) += 1;
         }
-        Patterns { counts, seeds: before.len(), images: images as u64 }
+        let reach = terms.iter().map(|(weight, _)| i64::from(*weight).abs()).sum();
+        Patterns { counts, seeds, images: images as u64, reach }
     }
 
-    /// The sum of all differences.
+    /// The sum of all values.
     fn sum(&self) -> i64 {
         self.counts.iter().map(|(pattern, &count)| count as i64 * pattern.iter().map(|&d| i64::from(d)).sum::<i64>()).sum()
     }
 
-    /// The sum of the differences of every resample, in ascending order.
+    /// The sum of the values of every resample, in ascending order.
     fn resample(&self, stream: &mut Stream) -> Vec<i64> {
         let mut sums: Vec<i64> = (0..RESAMPLES).map(|_| self.draw(stream)).collect();
         sums.sort_unstable();
         sums
     }
 
-    /// The sum of one resample. Once the seeds are drawn, an image counts by the sum of its differences over them, a whole number between
-    /// -n and n; how often each sum is drawn is multinomial, which is a chain of binomials: no image is drawn by itself.
+    /// The sum of one resample. Once the seeds are drawn, an image counts by the sum of its values over them, a whole number between
+    /// -n reach and n reach; how often each sum is drawn is multinomial, which is a chain of binomials: no image is drawn by itself.
     fn draw(&self, stream: &mut Stream) -> i64 {
         let n = self.seeds;
         let mut times = vec![0i64; n];
         (0..n).for_each(|_| times[stream.random_range(0..n)] += 1);
-        let mut with_sum = vec![0u64; 2 * n + 1];
+        let most = n as i64 * self.reach;
+        let mut with_sum = vec![0u64; 2 * most as usize + 1];
         for (pattern, count) in &self.counts {
             let sum: i64 = pattern.iter().zip(&times).map(|(&d, t)| i64::from(d) * t).sum();
-            with_sum[(sum + n as i64) as usize] += count;
+            with_sum[(sum + most) as usize] += count;
         }
         // Images still to be drawn, and those that they can be: all with sums not dealt with yet. Zeros need no number.
         let (mut to_draw, mut among, mut total) = (self.images, self.images, 0);
-        for (sum, &count) in (-(n as i64)..).zip(&with_sum).filter(|(sum, count)| *sum != 0 && **count > 0) {
+        for (sum, &count) in (-most..).zip(&with_sum).filter(|(sum, count)| *sum != 0 && **count > 0) {
             let share = Binomial::new(to_draw, count as f64 / among as f64).expect("a share of a whole is a probability");
             let drawn = share.sample(stream);
             total += sum * drawn as i64;
@@ -200,7 +211,7 @@ mod tests {
         let difficulty = difficulties(&mut s, images);
         let before = hits(&mut s, &difficulty, seeds, 0.02, |_| 0.0);
         let after = hits(&mut s, &difficulty, seeds, 0.02, |i| if i % 3 == 0 { 0.2 } else { -0.05 });
-        let ours = Patterns::of(&slices(&before), &slices(&after)).resample(&mut Stream::new(&[2]));
+        let ours = Patterns::of(&[(1, &slices(&after)), (-1, &slices(&before))]).resample(&mut Stream::new(&[2]));
         let mut brute: Vec<i64> = (0..40_000)
             .map(|_| {
                 let drawn: Vec<usize> = (0..seeds).map(|_| s.random_range(0..seeds)).collect();
@@ -268,6 +279,22 @@ mod tests {
         assert_eq!((narrow.mean, wide.mean), (0.5, 0.5));
         assert!(narrow.high - narrow.low < 0.7 && !narrow.contains_zero(), "{narrow:?}");
         assert!(wide.high - wide.low > 3.0 && wide.contains_zero(), "{wide:?}");
+    }
+
+    #[test]
+    fn contrasts_are_weighted_means_of_differences() {
+        let mut s = Stream::new(&[6]);
+        let difficulty = difficulties(&mut s, 400);
+        let [a, b, c] = [0.1, 0.0, -0.1].map(|shift| hits(&mut s, &difficulty, 3, 0.02, |_| shift));
+        let [a, b, c] = [&a, &b, &c].map(slices);
+        let of = |terms: &[(i16, &[&[bool]])], parts| contrast_bootstrap(terms, parts, 0).unwrap();
+        let (ab, ac) = (paired_bootstrap(&b, &a, 0).unwrap(), paired_bootstrap(&c, &a, 0).unwrap());
+        let both = of(&[(2, &a), (-1, &b), (-1, &c)], 2);
+        assert!((both.mean - (ab.mean + ac.mean) / 2.0).abs() < 1e-12 && !both.contains_zero(), "{both:?}");
+        // What is added and taken off again changes nothing.
+        assert_eq!(of(&[(1, &a), (-1, &b), (1, &c), (-1, &c)], 1), ab);
+        assert_eq!(contrast_bootstrap(&[(1, &a), (-1, &b[..2])], 1, 0), None);
+        assert_eq!((contrast_bootstrap(&[], 1, 0), contrast_bootstrap(&[(1, &a)], 0, 0)), (None, None));
     }
 
     #[test]

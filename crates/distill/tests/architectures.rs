@@ -117,6 +117,34 @@ fn fine_tuning_at_another_image_size_interpolates_positions() {
 }
 
 #[test]
+fn a_teacher_may_have_a_student_of_its_own() {
+    let scratch = Scratch::new("own");
+    let config: toml::Table = toml::from_str(&std::fs::read_to_string(CONFIG).unwrap()).unwrap();
+    let swins = (config["teachers"][0]["model"].clone(), config["student"].clone());
+    let (model, own) = (format!("teachers.1.model={}", swins.0), format!("teachers.1.student={}", swins.1));
+    let gains = "gains=[{ of = [\"DINO\"], against = [\"supervised\"] }]";
+    let mut sets = short(&["teachers.0.train_on_epochs=0", "teachers.1.train_on_epochs=0"]);
+    sets.extend([model.as_str(), own.as_str(), gains, "columns=[\"fine-tune-600\", \"probe-cls\", \"probe-avg\", \"knn\"]"]);
+    let table = succeeded(&scratch.table(SMOKE, &sets, &[]));
+    let line = |name: &str| table.lines().find(|l| l.starts_with(&format!("| {name} "))).unwrap_or_else(|| panic!("no {name} in {table}"));
+    let cells = |name: &str| line(name).split('|').map(|c| c.trim().to_string()).collect::<Vec<_>>();
+    // A Swin has no CLS token to probe; its neighbours are those of its average.
+    for swin in ["supervised", "supervised + FD", "random weights, supervised architecture (control)"] {
+        let cells = cells(swin);
+        assert!(cells[3] == "–" && cells[2] != "–" && cells[4] != "–" && cells[5] != "–", "{cells:?}");
+    }
+    for vit in ["DINO", "DINO + FD", "random weights, student architecture (control)", "random weights, DINO architecture (control)"] {
+        assert!(cells(vit)[2..6].iter().all(|c| c != "–"), "{vit}");
+    }
+    assert!(line("encoder").contains("20-NN, CLS or average"), "{table}");
+    assert!(table.contains("random weights, supervised student architecture"), "{table}");
+    // Only the fine-tuning and the average are measured of both, so gains are compared there.
+    let gains = cells("FD's gain: DINO against supervised");
+    assert!(gains[2] != "–" && gains[3] == "–" && gains[4] != "–", "{gains:?}");
+    assert!(table.contains("DINO, fine-tune, 600 labels: "), "{table}");
+}
+
+#[test]
 fn a_checkpoint_of_another_grid_loads_when_asked_for() {
     let scratch = Scratch::new("grid");
     // As the smoke table's teacher, but for images of 56 pixels.
@@ -150,7 +178,13 @@ fn what_does_not_go_together_is_told_by_key() {
     with("distil.objective.target=\"map\"", "CLS token");
     with("ensembles.0.members.0.teacher=\"DINO\"", "no teacher `DINO`");
     with("ensembles.0.members.0.weight=0.0", "weight");
-    with("columns=[\"knn\"]", "CLS token");
+    with("teachers.0.student={ preset = \"swinv2-t\" }", "teachers.Swin, supervised.student.img_size");
+    with("gains=[{ of = [\"MAE\"], against = [\"ViT, supervised\"] }]", "gains: no teacher `MAE`");
+    with("gains=[{ of = [\"ViT, supervised\"], against = [\"ViT, supervised\"] }]", "stands there twice");
+    let config: toml::Table = toml::from_str(&std::fs::read_to_string(CONFIG).unwrap()).unwrap();
+    let swin = format!("teachers.1.model={}", config["teachers"][0]["model"]);
+    let output = scratch.table(CONFIG, &short(&["columns=[\"probe-cls\"]"]).into_iter().chain([&swin[..]]).collect::<Vec<_>>(), &[]);
+    refused(&output, "columns: probe-cls: no model here has a CLS token");
     // Sizes of fine-tuning are refused before the first step, too.
     let config = scratch.0.join("sizes.toml");
     let text = std::fs::read_to_string(CONFIG).unwrap().replace("\nlabels_per_class = 0", "\nlabels_per_class = 0\nimg_size = [30, 30]");

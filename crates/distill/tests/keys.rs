@@ -95,6 +95,7 @@ fn bases() -> Vec<Table> {
     let others = [
         ("ensembles", format!("[{{ name = 'both', members = [{}] }}]", members.join(", "))),
         ("fine_tune.0.img_size", "[28, 28]".into()),
+        ("gains", "[{ of = ['DINO'], against = ['supervised'] }]".into()),
         ("teachers.0.normalise", "{ mean = [0.286], std = [0.353] }".into()),
         ("teachers.0.interpolate", "false".into()),
         ("teachers.0.model.layer_scale", "0.1".into()),
@@ -104,13 +105,16 @@ fn bases() -> Vec<Table> {
     ];
     let others = others.into_iter().map(|(path, value)| (path.to_string(), value));
     let edits: Vec<(String, String)> = of_models.chain(of_views).chain(others).collect();
-    let whole = smoke(&edits.iter().map(|(path, value)| (path.as_str(), value.as_str())).collect::<Vec<_>>());
+    let mut whole = smoke(&edits.iter().map(|(path, value)| (path.as_str(), value.as_str())).collect::<Vec<_>>());
+    let student = whole["student"].clone();
+    whole["teachers"][1].as_table_mut().unwrap().insert("student".into(), student);
 
     let columns = ("columns", "['fine-tune-600', 'probe-avg']");
     let swin = smoke(&[
         ("student", SWIN_MODEL),
         ("teachers.0.model", SWIN_MODEL),
         ("teachers.1.model", SWIN_MODEL),
+        ("teachers.1.student", SWIN_MODEL),
         ("teachers.0.pretrain.train.crops.1.size", "[28, 28]"),
         ("teachers.0.pretrain.train.targets", "{ kind = 'centring', momentum = 0.9 }"),
         ("distil.projector", "{ kind = 'wide', heads = 4 }"),
@@ -198,7 +202,8 @@ fn besides(table: &Table, key: &Key, place: &[String]) -> Vec<String> {
     let swin = get(table, parent).is_some_and(|model| model.get("kind").is_some());
     match (key.name.as_str(), key.path.contains("crops")) {
         ("img_size", _) if key.path.starts_with("fine_tune") => {
-            ["student", "teachers.0.model", "teachers.1.model"].map(|model| format!("{model}.patch_size=1")).to_vec()
+            let models = ["student", "teachers.0.model", "teachers.1.model", "teachers.1.student"];
+            models.iter().filter(|m| get(table, &parts(m)).is_some()).map(|model| format!("{model}.patch_size=1")).collect()
         }
         ("img_size", _) => vec![format!("{}.patch_size=1", parent.join("."))],
         ("size", true) => {
@@ -330,7 +335,7 @@ fn a_prefix_names_tables_keys_and_elements() {
     let epochs = of("distil.recipe.epochs").unwrap();
     assert_eq!(epochs.keys().map(|k| k.values.clone()).collect::<Vec<_>>(), [[20]]);
     let train_on = |prefix: &str| of(prefix).unwrap().keys().find(|k| k.name == "train_on_epochs").unwrap().clone();
-    assert_eq!(train_on("teachers").values, [6, 27]);
+    assert_eq!(train_on("teachers").values, [6, 4, 12, 27, 25]);
     assert_eq!(
         (train_on("teachers.supervised").path.as_str(), train_on("teachers.supervised").values),
         ("teachers.supervised.train_on_epochs", vec![27.into()])

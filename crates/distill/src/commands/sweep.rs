@@ -87,6 +87,7 @@ fn at(config: &SweepConfig, base: &Source, sets: &[String], point: &Point) -> an
     at.teachers = config.teachers.iter().filter_map(of).collect();
     (at.columns, at.seeds) = (config.columns.clone(), config.seeds.clone());
     at.paper.clear();
+    at.gains.clear();
     let mut text = toml::Table::try_from(&at).context("the resolved configuration")?;
     // Seeds may be added to a sweep.
     text.remove("seeds");

@@ -22,6 +22,8 @@ pub struct TableOptions {
     pub config: Source,
     /// How stages run.
     pub run: RunOptions,
+    /// Only these of its teachers; empty: all.
+    pub only: Vec<String>,
     /// A teacher's weights in place of the configuration's teachers.
     pub teacher: Option<PathBuf>,
     /// The model in that file.
@@ -43,6 +45,10 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
         let seeds = toml::Value::try_from(seeds).context("seeds")?;
         resolved.insert("seeds".into(), seeds);
     }
+    if !options.only.is_empty() {
+        config.keep_teachers(&options.only).with_context(|| format!("{}: --only", options.config.name().display()))?;
+        resolved = toml::Table::try_from(&config).context("the resolved configuration")?;
+    }
     if let Some(path) = &options.teacher {
         config.teachers.truncate(1);
         for teacher in &mut config.teachers {
@@ -51,6 +57,7 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
             teacher.key = options.key.clone().or_else(|| teacher.key.take());
         }
         config.paper.clear();
+        config.gains.clear();
         config.ensembles.clear();
         resolved = toml::Table::try_from(&config).context("the resolved configuration")?;
     }

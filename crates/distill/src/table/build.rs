@@ -1,4 +1,4 @@
-//! From a configuration to stages, and from finished stages to the table.
+//! From a configuration to stages.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,35 +6,16 @@ use std::sync::Arc;
 use fd_model::ModelConfig;
 use serde_json::Value;
 
-use super::config::{KNN, PROBE_AVG, PROBE_CLS, Teacher};
+use super::config::{KNN, PROBE_AVG, PROBE_CLS, TableConfig, Teacher};
 use super::context::{Context, fits_memory};
 use super::given::Given;
 use super::lessons::Ensemble;
-use super::result::{Cell, Column, Kind, PaperFigure, Row, TableResult};
-use super::work::{Cost, Job, PREDICTIONS, TableWork};
+use super::plan::{PlannedRow, TablePlan};
+use super::result::Kind;
+use super::work::{Cost, Job, TableWork};
 use crate::Error;
-use crate::graph::{Graph, NodeId, Spec, Store};
+use crate::graph::{Graph, NodeId, Spec};
 use crate::teachers::{self, Shipped, slug};
-
-/// What a table asks of a graph: for every row, column and seed, the stage that predicts the test images.
-pub struct TablePlan {
-    context: Arc<Context>,
-    rows: Vec<PlannedRow>,
-    /// Teachers and the stages that hand out their weights.
-    pub teachers: Vec<(String, NodeId)>,
-    /// Teachers that the binary has, with the stage that stands for them.
-    pub shipped: Vec<(String, Shipped, NodeId)>,
-    /// Weights worth a copy under a plain name: file name, stage.
-    pub encoders: Vec<(String, NodeId)>,
-}
-
-struct PlannedRow {
-    name: String,
-    kind: Kind,
-    teacher: Option<String>,
-    /// By column, then by seed.
-    cells: Vec<Option<Vec<NodeId>>>,
-}
 
 /// Builds the stages of tables into one graph.
 pub struct Builder<'a> {
@@ -122,7 +103,7 @@ impl<'a> Builder<'a> {
             if !on.is_empty() {
                 plan.rows.push(self.row(context, &subject(" trained on", Kind::TrainedOn, &teacher.model), &on)?);
             }
-            plan.rows.push(self.row(context, &subject(" + FD", Kind::After, &c.student), &students)?);
+            plan.rows.push(self.row(context, &subject(" + FD", Kind::After, c.student_of(teacher)), &students)?);
         }
         for ensemble in &c.ensembles {
             let row = self.ensemble(context, ensemble, &mut plan)?;
@@ -146,14 +127,19 @@ impl<'a> Builder<'a> {
             let weights = self.teacher(context, teacher, &mut plan)?;
             let students = c.seeds.iter().map(|&s| self.student(context, teacher, weights, s)).collect::<Result<Vec<_>, _>>()?;
             let name = format!("{} + FD", teacher.name);
-            let subject = Subject { name, kind: Kind::After, teacher: Some(teacher), model: &c.student, from_scratch: false };
+            let model = c.student_of(teacher);
+            if c.columns.iter().any(|column| column == PROBE_CLS) && !model.cls_token() {
+                return Err(Error::Usage(format!("columns: {PROBE_CLS}: the student of `{}` has no CLS token", teacher.name)));
+            }
+            let subject = Subject { name, kind: Kind::After, teacher: Some(teacher), model, from_scratch: false };
             all.push(self.row(context, &subject, &students)?.cells.into_iter().flatten().collect());
         }
         Ok(all)
     }
 
     fn student(&mut self, context: &Arc<Context>, teacher: &Teacher, weights: NodeId, seed: u64) -> Result<NodeId, Error> {
-        let job = Job::Distil { lessons: vec![context.config.lesson(teacher)] };
+        let c = &context.config;
+        let job = Job::Distil { student: Box::new(c.student_of(teacher).clone()), lessons: vec![c.lesson(teacher)] };
         self.add(context, job, seed, &[weights], ("distil", &teacher.name))
     }
 
@@ -164,7 +150,7 @@ impl<'a> Builder<'a> {
         let weights: Vec<NodeId> = members.iter().map(|&i| plan.teachers[i].1).collect();
         let mut students = vec![];
         for &seed in &c.seeds {
-            let job = Job::Distil { lessons: lessons.clone() };
+            let job = Job::Distil { student: Box::new(c.student.clone()), lessons: lessons.clone() };
             let student = self.add(context, job, seed, &weights, ("distil", &ensemble.name))?;
             plan.encoders.push((format!("{}-student-seed{seed}.safetensors", slug(&ensemble.name)), student));
             students.push(student);
@@ -175,14 +161,7 @@ impl<'a> Builder<'a> {
 
     fn controls(&mut self, context: &Arc<Context>, plan: &mut TablePlan) -> Result<(), Error> {
         let c = &context.config;
-        let mut models: Vec<(String, &ModelConfig)> = vec![("student".into(), &c.student)];
-        for teacher in &c.teachers {
-            if models.iter().all(|(_, m)| **m != teacher.model) {
-                let one = c.teachers.iter().all(|t| t.model == teacher.model);
-                models.push((if one { "teacher".into() } else { teacher.name.clone() }, &teacher.model));
-            }
-        }
-        for (whose, model) in models {
+        for (whose, model) in architectures(c) {
             let of = format!("{whose} architecture");
             let name = format!("random weights, {of}");
             let random = |&seed: &u64| self.add(context, Job::Random { model: model.clone() }, seed, &[], ("random weights,", &of));
@@ -248,6 +227,10 @@ impl<'a> Builder<'a> {
         let c = &context.config;
         let mut cells = vec![];
         for column in &c.columns {
+            if column == PROBE_CLS && !subject.model.cls_token() {
+                cells.push(None);
+                continue;
+            }
             let mut stages = vec![];
             for (&encoder, &seed) in encoders.iter().zip(&c.seeds) {
                 let model = subject.model.clone();
@@ -301,93 +284,23 @@ impl<'a> Builder<'a> {
     }
 }
 
-impl TablePlan {
-    fn new(context: &Arc<Context>) -> Self {
-        TablePlan { context: context.clone(), rows: vec![], teachers: vec![], shipped: vec![], encoders: vec![] }
-    }
-
-    /// The stages that the table is read from.
-    pub fn targets(&self) -> Vec<NodeId> {
-        let cells = self.rows.iter().flat_map(|r| r.cells.iter().flatten().flatten().copied());
-        cells.chain(self.encoders.iter().map(|(_, id)| *id)).collect()
-    }
-
-    /// The table, once its stages are done.
-    ///
-    /// # Errors
-    /// A stage's file that cannot be read.
-    pub fn result(&self, graph: &Graph, store: &Store) -> Result<TableResult, Error> {
-        let c = &self.context.config;
-        let rows = self.rows.iter().map(|row| self.finished_row(row, graph, store)).collect::<Result<Vec<_>, Error>>()?;
-        let mut result = TableResult {
-            name: c.name.clone(),
-            data: self.context.data(),
-            test_images: self.context.test.len(),
-            seeds: c.seeds.clone(),
-            columns: c.columns.iter().map(|key| Column { key: key.clone(), title: c.title(key) }).collect(),
-            rows,
-            comparisons: vec![],
-            paper: vec![],
-        };
-        for teacher in &c.teachers {
-            let find = |kind| self.rows.iter().position(|r| r.kind == kind && r.teacher.as_ref() == Some(&teacher.name));
-            let (before, on, after) = (find(Kind::Before), find(Kind::TrainedOn), find(Kind::After));
-            for (label, from, to) in [("FD", before, after), ("training on", before, on), ("FD against training on", on, after)] {
-                if let (Some(from), Some(to)) = (from, to) {
-                    result.compare(format!("{}: {label}", teacher.name), from, to);
-                }
-            }
+/// Every architecture once, students first, and whose it is.
+fn architectures(c: &TableConfig) -> Vec<(String, &ModelConfig)> {
+    let mut models: Vec<(String, &ModelConfig)> = vec![];
+    let mut add = |whose: String, model| {
+        if models.iter().all(|(_, m)| *m != model) {
+            models.push((whose, model));
         }
-        for ensemble in &c.ensembles {
-            let row = |name: &str| self.rows.iter().position(|r| r.name == format!("{name} + FD"));
-            for member in &ensemble.members {
-                if let (Some(from), Some(to)) = (row(&member.teacher), row(&ensemble.name)) {
-                    result.compare(format!("{}: against FD from {} alone", ensemble.name, member.teacher), from, to);
-                }
-            }
-        }
-        let named = |row: &str| self.rows.iter().any(|r| r.name == row);
-        let paper = c.paper.iter().filter(|p| named(&p.row));
-        result.paper = paper
-            .map(|p| PaperFigure {
-                row: p.row.clone(),
-                model: p.model.clone(),
-                measure: p.measure.clone(),
-                value: p.value,
-                certainty: p.certainty,
-            })
-            .collect();
-        Ok(result)
+    };
+    if !c.ensembles.is_empty() || c.teachers.iter().any(|t| t.student.is_none()) {
+        add("student".into(), &c.student);
     }
-
-    fn finished_row(&self, row: &PlannedRow, graph: &Graph, store: &Store) -> Result<Row, Error> {
-        let c = &self.context.config;
-        let mut cells = vec![];
-        for (column, stages) in c.columns.iter().zip(&row.cells) {
-            cells.push(stages.as_ref().map(|stages| cell(stages, column, graph, store)).transpose()?);
-        }
-        Ok(Row { name: row.name.clone(), teacher: row.teacher.clone(), kind: row.kind, cells })
+    for teacher in &c.teachers {
+        teacher.student.iter().for_each(|student| add(format!("{} student", teacher.name), student));
     }
-}
-
-/// The accuracies and hits of one measure, one a seed.
-pub fn cell(stages: &[NodeId], column: &str, graph: &Graph, store: &Store) -> Result<Cell, Error> {
-    let mut cell = Cell { accuracy: vec![], hits: vec![] };
-    for &id in stages {
-        let node = graph.node(id);
-        let text = store.read(node, PREDICTIONS)?;
-        let damaged = || Error::File { path: store.dir(node).join(PREDICTIONS), why: format!("holds no predictions of `{column}`") };
-        let text = String::from_utf8(text).map_err(|_| damaged())?;
-        let mut lines = text.lines();
-        let at = lines.next().and_then(|header| header.split(',').skip(1).position(|name| name == column)).ok_or_else(damaged)?;
-        let hit = |line: &str| {
-            let mut fields = line.split(',');
-            let label = fields.next()?;
-            Some(fields.nth(at)? == label)
-        };
-        let hits: Vec<bool> = lines.map(|line| hit(line).ok_or_else(damaged)).collect::<Result<_, _>>()?;
-        cell.accuracy.push(100.0 * hits.iter().filter(|h| **h).count() as f64 / hits.len().max(1) as f64);
-        cell.hits.push(hits.into());
+    for teacher in &c.teachers {
+        let alike = c.teachers.iter().filter(|t| t.model == teacher.model).count();
+        add(if 2 * alike > c.teachers.len() { "teacher".into() } else { teacher.name.clone() }, &teacher.model);
     }
-    Ok(cell)
+    models
 }

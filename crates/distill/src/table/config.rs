@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::context::fine_tuned_model;
-use super::lessons::Ensemble;
+use super::lessons::{Ensemble, Gains};
 use super::result::Certainty;
 use crate::distillation::{Engine, Projector};
 use crate::pretrain::Pretrain;
@@ -55,6 +55,10 @@ pub struct TableConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(!skip_serializing_if)]
     pub knn: Option<Knn>,
+    /// What distillation gives some teachers, compared with what it gives others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(!skip_serializing_if)]
+    pub gains: Vec<Gains>,
     /// The paper's figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(!skip_serializing_if)]
@@ -64,11 +68,11 @@ pub struct TableConfig {
 /// Most threads that prepare batches.
 const MOST_WORKERS: usize = 256;
 
-/// Column: linear probe on the CLS token.
+/// Column: linear probe on the CLS token; empty for a model without one.
 pub const PROBE_CLS: &str = "probe-cls";
 /// Column: linear probe on the mean of the patch tokens.
 pub const PROBE_AVG: &str = "probe-avg";
-/// Column: nearest neighbours of the CLS token.
+/// Column: nearest neighbours of the CLS token, or of the mean of the patch tokens in a model without one.
 pub const KNN: &str = "knn";
 
 /// Which images.
@@ -127,6 +131,10 @@ pub struct Teacher {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(!skip_serializing_if)]
     pub pretrain: Option<Pretrain>,
+    /// The student that learns from it, if not the table's: a Swin v2 of a Swin, beside ViTs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub student: Option<ModelConfig>,
     /// Epochs of the control that trains the teacher on, so that more training is not taken for distillation; 0: no such row.
     #[serde(default)]
     #[schemars(range(max = MOST_EPOCHS))]
@@ -216,8 +224,12 @@ impl TableConfig {
         for teacher in &self.teachers {
             let at = format!("teachers.{}", teacher.name);
             teacher.model.check().map_err(|e| Error::Usage(format!("{at}: {e}")))?;
-            if teacher.model.img_size() != self.student.img_size() || teacher.model.in_chans() != self.student.in_chans() {
-                return usage(format!("{at}.model.img_size and in_chans must equal the student's: both see the same view"));
+            let student = self.student_of(teacher);
+            student.check().map_err(|e| Error::Usage(format!("{at}.student: {e}")))?;
+            for (key, model) in [("model", &teacher.model), ("student", student)] {
+                if model.img_size() != self.student.img_size() || model.in_chans() != self.student.in_chans() {
+                    return usage(format!("{at}.{key}.img_size and in_chans must equal the student's: all models see the same view"));
+                }
             }
             match &teacher.pretrain {
                 Some(pretrain) => pretrain.check(&format!("{at}.pretrain"), &teacher.model, samples)?,
@@ -231,6 +243,7 @@ impl TableConfig {
         }
         distinct("ensembles", self.ensembles.iter().map(|e| &e.name).chain(self.teachers.iter().map(|t| &t.name)))?;
         self.ensembles.iter().try_for_each(|e| e.check(&self.teachers))?;
+        self.gains.iter().try_for_each(|g| g.check(&self.teachers))?;
         self.check_views()?;
         for (i, column) in self.fine_tune.iter().enumerate() {
             if column.name.contains([',', '"']) || [PROBE_CLS, PROBE_AVG, KNN, "label"].contains(&column.name.as_str()) {
@@ -243,7 +256,7 @@ impl TableConfig {
             if let Some(other) = self.fine_tune[..i].iter().find(same) {
                 return usage(format!("fine_tune: `{}` is the same as `{}`", column.name, other.name));
             }
-            for model in std::iter::once(&self.student).chain(self.teachers.iter().map(|t| &t.model)) {
+            for model in self.models() {
                 let at = |e| Error::Usage(format!("fine_tune.{}: {e}", column.name));
                 fine_tuned_model(model, column, &column.train, classes).check().map_err(at)?;
             }
@@ -274,9 +287,8 @@ impl TableConfig {
                 return usage(format!("columns: `{column}` needs a table [{table}]"));
             }
         }
-        let cls = self.columns.iter().any(|c| c == PROBE_CLS || c == KNN);
-        if cls && (!self.student.cls_token() || self.teachers.iter().any(|t| !t.model.cls_token())) {
-            return usage(format!("columns: {PROBE_CLS} and {KNN} need models with a CLS token"));
+        if self.columns.iter().any(|c| c == PROBE_CLS) && self.models().all(|m| !m.cls_token()) {
+            return usage(format!("columns: {PROBE_CLS}: no model here has a CLS token"));
         }
         if self.distil.objective.target == Target::Logits
             && let Some(t) = self.teachers.iter().find(|t| {
@@ -335,6 +347,16 @@ impl TableConfig {
         !self.columns.is_empty() || self.teachers.iter().any(reads) || self.distil.objective.target == Target::Logits
     }
 
+    /// The student that learns from this teacher.
+    pub fn student_of<'a>(&'a self, teacher: &'a Teacher) -> &'a ModelConfig {
+        teacher.student.as_ref().unwrap_or(&self.student)
+    }
+
+    /// Every architecture that the table says, equal ones more than once: the student, the teachers, the students of their own.
+    pub fn models(&self) -> impl Iterator<Item = &ModelConfig> {
+        std::iter::once(&self.student).chain(self.teachers.iter().flat_map(|t| std::iter::once(&t.model).chain(&t.student)))
+    }
+
     /// The training of a column, if it is a fine-tuning.
     pub fn fine_tuning(&self, column: &str) -> Option<&FineTune> {
         self.fine_tune.iter().find(|f| f.name == column)
@@ -345,7 +367,14 @@ impl TableConfig {
         match column {
             PROBE_CLS => "linear probe, CLS".into(),
             PROBE_AVG => "linear probe, average".into(),
-            KNN => format!("{}-NN, CLS", self.knn.as_ref().map_or(0, |knn| knn.k)),
+            KNN => {
+                let of = match (self.models().any(|m| m.cls_token()), self.models().all(|m| m.cls_token())) {
+                    (_, true) => "CLS",
+                    (true, false) => "CLS or average",
+                    (false, false) => "average",
+                };
+                format!("{}-NN, {of}", self.knn.as_ref().map_or(0, |knn| knn.k))
+            }
             _ => self.fine_tuning(column).map_or(column.into(), |f| f.title.clone()),
         }
     }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::config::{TableConfig, Teacher};
+use super::config::{Distil, TableConfig, Teacher};
 use crate::distillation::{Distillation, Lesson, Projector};
 use crate::recipe::{Normalise, renormalise};
 use crate::train::MOST_PARTS;
@@ -64,7 +64,51 @@ impl Ensemble {
     }
 }
 
+/// Teachers whose gain by distillation is compared with that of others: the paper's control is that a masked autoencoder gains less.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gains {
+    /// Teachers by name; their gains are averaged.
+    pub of: Vec<String>,
+    /// Those that they are compared with.
+    pub against: Vec<String>,
+}
+
+impl Gains {
+    /// Refuses teachers that the table does not have; the message names the key.
+    pub fn check(&self, teachers: &[Teacher]) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::Usage(format!("gains: {why}")));
+        let names = || self.of.iter().chain(&self.against);
+        if self.of.is_empty() || self.against.is_empty() {
+            return refuse("`of` and `against` need a teacher each".into());
+        }
+        if let Some(name) = names().find(|name| teachers.iter().all(|t| t.name != **name)) {
+            let known: Vec<&str> = teachers.iter().map(|t| t.name.as_str()).collect();
+            return refuse(format!("no teacher `{name}`; there are {}", known.join(", ")));
+        }
+        match names().enumerate().find(|(i, name)| names().take(*i).any(|n| n == *name)) {
+            Some((_, name)) => refuse(format!("`{name}` stands there twice")),
+            None => Ok(()),
+        }
+    }
+}
+
 impl TableConfig {
+    /// Leaves out all other teachers, and what is said of them.
+    ///
+    /// # Errors
+    /// A name that no teacher has.
+    pub fn keep_teachers(&mut self, names: &[String]) -> Result<(), Error> {
+        if let Some(name) = names.iter().find(|name| self.teachers.iter().all(|t| t.name != **name)) {
+            let known: Vec<&str> = self.teachers.iter().map(|t| t.name.as_str()).collect();
+            return Err(Error::Usage(format!("no teacher `{name}`; there are {}", known.join(", "))));
+        }
+        self.teachers.retain(|t| names.contains(&t.name));
+        self.ensembles.retain(|e| e.members.iter().all(|m| names.contains(&m.teacher)));
+        self.gains.retain(|g| g.of.iter().chain(&g.against).all(|teacher| names.contains(teacher)));
+        Ok(())
+    }
+
     /// What a student learns from one teacher.
     pub fn lesson(&self, teacher: &Teacher) -> Lesson {
         let mut lesson = Lesson::of(teacher.model.clone(), self.distil.projector, self.distil.objective);
@@ -93,14 +137,13 @@ fn between(from: &Normalise, to: &Normalise) -> Vec<(f64, f64)> {
 }
 
 /// The models of a distillation, with their drop paths; a target of logits gives student and teacher a classifier.
-pub fn distillation(config: &TableConfig, lessons: &[Lesson], classes: usize) -> Result<Distillation, Error> {
-    let d = &config.distil;
+pub fn distillation(d: &Distil, student: &ModelConfig, lessons: &[Lesson], classes: usize) -> Result<Distillation, Error> {
     let logits = |l: &Lesson| l.objective.target == Target::Logits;
     let with_head = |model: &ModelConfig, rate: f64, head: bool| {
         let model = model.clone().with_drop_path(rate);
         if head { model.classifier(classes) } else { model }
     };
-    let student = with_head(&config.student, d.student_drop_path_rate, lessons.iter().any(logits));
+    let student = with_head(student, d.student_drop_path_rate, lessons.iter().any(logits));
     let of = |l: &Lesson| Lesson { teacher: with_head(&l.teacher, d.teacher_drop_path_rate, logits(l)), ..l.clone() };
     let lessons: Vec<Lesson> = lessons.iter().map(of).collect();
     Ok(Distillation::of(&student, &lessons)?.with_recompute(d.recompute))

@@ -5,18 +5,20 @@ mod config;
 mod context;
 mod given;
 mod lessons;
+mod plan;
 mod prepare;
 pub(crate) mod render;
 mod result;
 mod work;
 
-pub use build::{Builder, StageKind, TablePlan, cell};
+pub use build::{Builder, StageKind};
 pub use config::{Data, Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS, Paper, TableConfig, Teacher};
 pub use context::{Context, Encoder, Sources};
 pub use given::Given;
-pub use lessons::{Ensemble, Member};
+pub use lessons::{Ensemble, Gains, Member};
+pub use plan::{TablePlan, cell};
 pub use render::thousands;
-pub use result::{Cell, Certainty, Column, Comparison, Kind, PaperFigure, Row, TableResult};
+pub use result::{Cell, Certainty, Column, Comparison, GainDifference, Kind, PaperFigure, Row, TableResult};
 pub use work::{Cost, Job, PREDICTIONS, PROJECTOR, TableWork, WEIGHTS};
 
 use crate::config::Source;

@@ -32,7 +32,7 @@ impl TableWork {
         let input = inputs.first();
         Ok(match &self.job {
             Job::Pretrain { model, how, .. } => Some(self.prepare_teacher(model, how, input)?),
-            Job::Distil { lessons } => Some(self.prepare_student(lessons, inputs)?),
+            Job::Distil { student, lessons } => Some(self.prepare_student(student, lessons, inputs)?),
             Job::FineTune { model, column, from_scratch } => {
                 Some(self.prepare_classifier(model, column, self.supervised(column, *from_scratch), input)?)
             }
@@ -76,14 +76,14 @@ impl TableWork {
         }
     }
 
-    fn prepare_student(&self, lessons: &[Lesson], inputs: &[Checkpoint]) -> Result<Prepared, Error> {
+    fn prepare_student(&self, student: &ModelConfig, lessons: &[Lesson], inputs: &[Checkpoint]) -> Result<Prepared, Error> {
         let (c, d) = (&self.context, &self.context.config.distil);
-        let fd = distillation(&c.config, lessons, c.classes)?;
+        let fd = distillation(d, student, lessons, c.classes)?;
         let mut frozen: Vec<Params> = fd.frozen.iter().map(|layout| Params::new(layout, DType::F32)).collect();
         frozen.iter_mut().zip(inputs).try_for_each(|(frozen, weights)| weights.load(frozen, ""))?;
         let mut params = Params::new(&fd.trained, DType::F32);
         for prefix in ["encoder.", "decoder."] {
-            initialise(&mut params, prefix, &c.config.student, c.config.init, self.seed);
+            initialise(&mut params, prefix, student, c.config.init, self.seed);
         }
         let step = fd.plan(d.recipe.batch / d.recipe.accumulate, d.engine)?;
         let task = Task { plan: step.plan, images: step.images, targets: None, loss: step.loss };

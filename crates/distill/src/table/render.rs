@@ -6,6 +6,7 @@ pub(crate) mod latex;
 pub(crate) mod markdown;
 mod verdict;
 
+use crate::statistics::Interval;
 use crate::table::{Kind, Row, TableResult};
 
 impl TableResult {
@@ -26,6 +27,12 @@ impl TableResult {
             0 | 1 => "They cover the test images alone (there is one seed), not other pretrained teachers.".into(),
             n => format!("They cover the test images and, roughly, what {n} seeds can tell; not other pretrained teachers."),
         }
+    }
+
+    /// Every comparison with its differences, a column each: of encoders, then of gains.
+    fn all_differences(&self) -> impl Iterator<Item = (&str, &[Option<Interval>])> {
+        let of_encoders = self.comparisons.iter().map(|c| (&c.label[..], &c.differences[..]));
+        of_encoders.chain(self.gains.iter().map(|g| (&g.label[..], &g.differences[..])))
     }
 
     /// Does a row belong to another teacher than the row above, or begin the controls?
@@ -51,7 +58,6 @@ pub fn thousands(n: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Interval;
     use crate::table::{Cell, Certainty, Column, Comparison, PaperFigure};
 
     pub(super) fn row(name: &str, teacher: Option<&str>, kind: Kind, cells: &[&[f64]]) -> Row {
@@ -75,6 +81,7 @@ mod tests {
             columns: titles.iter().map(column).collect(),
             rows,
             comparisons: vec![],
+            gains: vec![],
             paper: vec![],
         }
     }

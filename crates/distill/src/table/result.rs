@@ -5,7 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::statistics::{Interval, paired_bootstrap};
+use crate::statistics::{Interval, contrast_bootstrap, paired_bootstrap};
 
 /// The bootstrap's seed: the resamples are no part of an experiment, equal hits have equal intervals in every table.
 const BOOTSTRAP_SEED: u64 = 0;
@@ -27,6 +27,9 @@ pub struct TableResult {
     pub rows: Vec<Row>,
     /// The differences of interest, in order.
     pub comparisons: Vec<Comparison>,
+    /// What distillation gives some teachers, against what it gives others.
+    #[serde(default)]
+    pub gains: Vec<GainDifference>,
     /// What the paper reports of encoders like these.
     pub paper: Vec<PaperFigure>,
 }
@@ -116,6 +119,19 @@ pub struct Comparison {
     pub differences: Vec<Option<Interval>>,
 }
 
+/// What distillation gives some teachers, against what it gives others, each side on average.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GainDifference {
+    /// Its name, such as `FD's gain: MAE against DINO, EsViT, CLIP`.
+    pub label: String,
+    /// The teachers on one side, such as `MAE`.
+    pub of: String,
+    /// The teachers on the other, such as `DINO, EsViT and CLIP`.
+    pub against: String,
+    /// In points of percent, one a column; none where a row lacks the measure.
+    pub differences: Vec<Option<Interval>>,
+}
+
 /// A number of the paper, on its data and with its models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PaperFigure {
@@ -149,9 +165,42 @@ impl TableResult {
         self.comparisons.push(Comparison { label: label.into(), from, to, differences });
     }
 
+    /// Adds the difference between what distillation gives the teachers of one list and those of another.
+    pub fn compare_gains(&mut self, of: &[String], against: &[String]) {
+        let label = format!("FD's gain: {} against {}", of.join(", "), against.join(", "));
+        let differences = (0..self.columns.len()).map(|column| self.gain_difference(column, of, against)).collect();
+        self.gains.push(GainDifference { label, of: listed(of), against: listed(against), differences });
+    }
+
+    fn gain_difference(&self, column: usize, of: &[String], against: &[String]) -> Option<Interval> {
+        let hits = |teacher: &String, kind| -> Option<Vec<&[bool]>> {
+            let row = self.rows.iter().position(|r| r.kind == kind && r.teacher.as_ref() == Some(teacher))?;
+            Some(self.cell(row, column)?.hits.iter().map(|h| &h[..]).collect())
+        };
+        // With whole weights: each side's mean over its teachers, times both numbers of teachers.
+        let (n, m) = (i16::try_from(of.len()).ok()?, i16::try_from(against.len()).ok()?);
+        let mut terms = vec![];
+        for (teachers, weight) in [(of, m), (against, -n)] {
+            for teacher in teachers {
+                terms.push((weight, hits(teacher, Kind::After)?));
+                terms.push((-weight, hits(teacher, Kind::Before)?));
+            }
+        }
+        let terms: Vec<(i16, &[&[bool]])> = terms.iter().map(|(weight, hits)| (*weight, &hits[..])).collect();
+        contrast_bootstrap(&terms, u16::try_from(n.checked_mul(m)?).ok()?, BOOTSTRAP_SEED)
+    }
+
     /// A row's cell; none also for a row or column that the table does not have.
     pub fn cell(&self, row: usize, column: usize) -> Option<&Cell> {
         self.rows.get(row)?.cells.get(column)?.as_ref()
+    }
+}
+
+/// `a, b and c`.
+fn listed(names: &[String]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
     }
 }
 
@@ -172,7 +221,33 @@ mod tests {
             row("raw", Kind::Control, [None, cell(&[&[0, 1, 1, 1]])]),
         ];
         let (name, data) = ("small".into(), "four images".into());
-        TableResult { name, data, test_images: 4, seeds: vec![0, 1], columns, rows, comparisons: vec![], paper: vec![] }
+        TableResult { name, data, test_images: 4, seeds: vec![0, 1], columns, rows, comparisons: vec![], gains: vec![], paper: vec![] }
+    }
+
+    #[test]
+    fn gains_are_compared_on_average() {
+        let mut t = table();
+        let with = |name: &str, kind, hits: [u8; 4]| Row {
+            name: String::new(),
+            teacher: Some(name.into()),
+            kind,
+            cells: vec![cell(&[&hits, &hits]), None],
+        };
+        t.rows = vec![
+            with("a", Kind::Before, [0, 0, 0, 0]),
+            with("a", Kind::After, [1, 0, 0, 0]),
+            with("b", Kind::Before, [1, 0, 0, 0]),
+            with("b", Kind::After, [1, 1, 1, 1]),
+            with("c", Kind::Before, [0, 0, 0, 1]),
+            with("c", Kind::After, [0, 0, 0, 1]),
+        ];
+        let names = ["a", "b", "c"].map(String::from);
+        t.compare_gains(&names[..1], &names[1..]);
+        t.compare_gains(&names[..1], &["d".into()]);
+        // 25 points against the mean of 75 and 0.
+        assert_eq!(t.gains[0].differences[0].map(|d| d.mean), Some(25.0 - 37.5));
+        assert_eq!((t.gains[0].label.as_str(), t.gains[0].against.as_str()), ("FD's gain: a against b, c", "b and c"));
+        assert!(t.gains[0].differences[1].is_none() && t.gains[1].differences.iter().all(Option::is_none));
     }
 
     #[test]

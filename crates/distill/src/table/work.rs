@@ -58,6 +58,8 @@ pub enum Job {
     },
     /// Makes a student of the inputs, its teachers.
     Distil {
+        /// The student's architecture.
+        student: Box<ModelConfig>,
         /// What is learnt from each of them.
         lessons: Vec<Lesson>,
     },
@@ -133,8 +135,8 @@ impl TableWork {
                 identity
             }
             // Recomputation gives the same bits.
-            Job::Distil { lessons } => json!({
-                "distil": Distil { recompute: false, ..c.distil.clone() }, "teacher": lessons::identity(c, lessons), "student": c.student, "init": c.init, "seed": self.seed, "train": train, "view": view,
+            Job::Distil { student, lessons } => json!({
+                "distil": Distil { recompute: false, ..c.distil.clone() }, "teacher": lessons::identity(c, lessons), "student": student, "init": c.init, "seed": self.seed, "train": train, "view": view,
             }),
             Job::FineTune { model, column, from_scratch } => {
                 let size = column.img_size.unwrap_or(c.student.img_size());
@@ -145,7 +147,11 @@ impl TableWork {
                 })
             }
             Job::Probe { model } => {
-                json!({ "probe": c.probe, "knn": c.knn, "model": model, "seed": self.seed, "train": train, "test": test, "view": view })
+                let mut identity = json!({ "probe": c.probe, "knn": c.knn, "model": model, "seed": self.seed, "train": train, "test": test, "view": view });
+                if !model.cls_token() {
+                    identity["neighbours"] = json!("average");
+                }
+                identity
             }
             Job::Pixels => json!({ "pixels": c.probe, "knn": c.knn, "seed": self.seed, "train": train, "test": test, "view": view }),
         }
@@ -181,8 +187,8 @@ impl TableWork {
                     Ok(Cost::of(&plans, trained, trained, &how.recipe, c.train.len()))
                 }
             },
-            Job::Distil { lessons } => {
-                let (fd, d) = (distillation(&c.config, lessons, c.classes)?, &c.config.distil);
+            Job::Distil { student, lessons } => {
+                let (fd, d) = (distillation(&c.config.distil, student, lessons, c.classes)?, &c.config.distil);
                 let plan = fd.plan(d.recipe.batch / d.recipe.accumulate, d.engine)?.plan;
                 Ok(Cost::of(&[plan], fd.trained.count(), fd.frozen.iter().map(|l| l.count()).sum(), &d.recipe, c.train.len()))
             }
@@ -229,11 +235,11 @@ impl Work for TableWork {
                 // Teachers are shipped in half precision; one that is trained here has to be the same teacher.
                 stage.write(WEIGHTS, &weights.to_f16_bytes()?)?;
             }
-            Job::Distil { lessons } => {
+            Job::Distil { student, lessons } => {
                 let logits = |l: &Lesson| l.objective.target == crate::Target::Logits;
                 let inputs = lessons.iter().enumerate().map(|(i, l)| self.input(stage, i, &l.teacher, logits(l)));
                 let trained = self.train(stage, &inputs.collect::<Result<Vec<_>, _>>()?)?;
-                stage.write_weights(WEIGHTS, &c.described(Checkpoint::of(&trained, "encoder."), &c.config.student)?)?;
+                stage.write_weights(WEIGHTS, &c.described(Checkpoint::of(&trained, "encoder."), student)?)?;
                 let projector = Checkpoint::of(&trained, "decoder.");
                 if !projector.tensors.is_empty() {
                     stage.write_weights(PROJECTOR, &projector)?;
@@ -300,10 +306,11 @@ impl TableWork {
         };
         let probed = |(train, test): (&Outputs, &Outputs)| probe(numbers, train, test, c.classes, self.seed, c.device);
         let mut measures = vec![(PROBE_AVG, probed(average)?)];
-        if let Some((train, test)) = cls {
-            measures.push((PROBE_CLS, probed((train, test))?));
-            measures.push((KNN, knn(neighbours, train, test, c.classes)));
+        if let Some(cls) = cls {
+            measures.push((PROBE_CLS, probed(cls)?));
         }
+        let (train, test) = cls.unwrap_or(average);
+        measures.push((KNN, knn(neighbours, train, test, c.classes)));
         predictions(stage, &measures)
     }
 }

@@ -23,10 +23,10 @@ impl TableResult {
     /// `comparison,column,mean,low,high`: a line for every difference and its 95 % interval, in points of percent.
     pub fn comparisons_csv(&self) -> String {
         let mut out = String::from("comparison,column,mean,low,high\n");
-        for comparison in &self.comparisons {
-            for (column, difference) in self.columns.iter().zip(&comparison.differences) {
+        for (label, differences) in self.all_differences() {
+            for (column, difference) in self.columns.iter().zip(differences) {
                 let Some(d) = difference else { continue };
-                let _ = writeln!(out, "{},{},{},{},{}", field(&comparison.label), field(&column.key), d.mean, d.low, d.high);
+                let _ = writeln!(out, "{},{},{},{},{}", field(label), field(&column.key), d.mean, d.low, d.high);
             }
         }
         out

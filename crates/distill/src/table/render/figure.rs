@@ -96,7 +96,7 @@ impl TableResult {
     }
 
     fn forest(&self) -> Chart {
-        let lines = |i: usize| self.comparisons.iter().map(|c| c.differences.get(i).copied().flatten()).collect();
+        let lines = |i: usize| self.all_differences().map(|(_, d)| d.get(i).copied().flatten()).collect();
         let caption = format!(
             "{}. Seeds: {}. Dots: mean difference; whiskers: 95 % intervals of a paired bootstrap. {}",
             self.data_and_test_images(),
@@ -105,7 +105,7 @@ impl TableResult {
         );
         Chart::forest(
             format!("What feature distillation (FD) changes: {}", self.name),
-            self.comparisons.iter().map(|c| c.label.clone()).collect(),
+            self.all_differences().map(|(label, _)| label.into()).collect(),
             self.columns.iter().enumerate().map(|(i, c)| (c.title.clone(), lines(i))).collect(),
             "difference in top-1 accuracy (points of percent); each panel has its own range",
             caption,

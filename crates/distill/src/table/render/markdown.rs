@@ -31,7 +31,7 @@ impl TableResult {
                 let _ = write!(out, "- {}\n{}", comparison.label, sentences.iter().map(|s| format!("  - {s}\n")).collect::<String>());
             }
         }
-        let verdicts = self.verdicts();
+        let verdicts: Vec<String> = self.verdicts().into_iter().chain(self.verdicts_on_gains()).collect();
         if !verdicts.is_empty() {
             let _ = write!(out, "\n## Does FD help?\n\n{}", verdicts.iter().map(|v| format!("- {v}\n")).collect::<String>());
         }
@@ -54,9 +54,9 @@ impl TableResult {
 
     fn differences(&self) -> Vec<Vec<String>> {
         let header = std::iter::once("difference".into()).chain(self.columns.iter().map(|c| c.title.clone())).collect();
-        let lines = self.comparisons.iter().map(|c| {
-            let of = |i| c.differences.get(i).copied().flatten().map_or(NONE.into(), difference);
-            std::iter::once(c.label.clone()).chain((0..self.columns.len()).map(of)).collect()
+        let lines = self.all_differences().map(|(label, differences)| {
+            let of = |i: usize| differences.get(i).copied().flatten().map_or(NONE.into(), difference);
+            std::iter::once(label.to_string()).chain((0..self.columns.len()).map(of)).collect()
         });
         std::iter::once(header).chain(lines).collect()
     }

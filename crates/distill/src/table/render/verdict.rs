@@ -1,7 +1,7 @@
 //! Differences in words, held against their intervals.
 
 use crate::statistics::{Interval, Summary};
-use crate::table::{Comparison, Kind, TableResult};
+use crate::table::{Column, Comparison, GainDifference, Kind, TableResult};
 
 /// What an interval shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,22 @@ impl TableResult {
         let relations: Vec<String> = std::iter::once(own).chain(trained_on).map(relation).collect();
         let (name, title) = (&self.rows[after].name, &self.columns.first()?.title);
         Some(format!("{name}, {title}: {}: {conclusion}.", relations.join(", ")))
+    }
+}
+
+impl TableResult {
+    /// A sentence for every comparison of gains and column.
+    pub(super) fn verdicts_on_gains(&self) -> Vec<String> {
+        let sentence = |gain: &GainDifference, column: &Column, interval: Interval| {
+            let said = match Effect::of(interval) {
+                Effect::Raised => "gains more",
+                Effect::Lowered => "gains less",
+                Effect::NotShown => "is not shown to gain more or less",
+            };
+            format!("{}, {}: {said} by FD than {} ({}).", gain.of, column.title, gain.against, difference(interval))
+        };
+        let of = |gain| move |(column, interval): (_, &Option<Interval>)| Some(sentence(gain, column, (*interval)?));
+        self.gains.iter().flat_map(|gain| self.columns.iter().zip(&gain.differences).filter_map(of(gain))).collect()
     }
 }
 
@@ -145,6 +161,24 @@ mod tests {
         let [same, lowered] = &sentences(&table)[..] else { panic!() };
         assert!(same.contains(": left as it was (86.50 → 88.25), 95 % interval [+0.00, +0.00]; the interval contains zero"), "{same}");
         assert!(lowered.ends_with("lowered by 0.50 points (84.25 → 84.00), 95 % interval [-0.80, -0.20]."), "{lowered}");
+    }
+
+    #[test]
+    fn gains_are_compared_in_words() {
+        let mut table = small();
+        let interval = |mean, low, high| Some(Interval { mean, low, high });
+        let (of, against) = ("MAE".into(), "DINO and CLIP".into());
+        let differences = vec![interval(-0.5, -0.9, -0.1), interval(0.2, -0.3, 0.7)];
+        table.gains = vec![GainDifference { label: "FD's gain: MAE against DINO, CLIP".into(), of, against, differences }];
+        assert_eq!(
+            table.verdicts_on_gains(),
+            [
+                "MAE, fine-tune, 6,000 labels: gains less by FD than DINO and CLIP (-0.50 [-0.90, -0.10]).",
+                "MAE, linear probe: is not shown to gain more or less by FD than DINO and CLIP (+0.20 [-0.30, +0.70]).",
+            ]
+        );
+        assert!(table.markdown().contains("| FD's gain: MAE against DINO, CLIP | "), "{}", table.markdown());
+        assert!(table.comparisons_csv().contains("\"FD's gain: MAE against DINO, CLIP\",linear-probe,0.2,-0.3,0.7"));
     }
 
     #[test]

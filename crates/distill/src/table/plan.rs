@@ -1,0 +1,123 @@
+//! What a table asks of its stages, and the table they give once they are done.
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::result::{Cell, Column, Kind, PaperFigure, Row, TableResult};
+use super::work::PREDICTIONS;
+use crate::Error;
+use crate::graph::{Graph, NodeId, Store};
+use crate::teachers::Shipped;
+
+/// What a table asks of a graph: for every row, column and seed, the stage that predicts the test images.
+pub struct TablePlan {
+    context: Arc<Context>,
+    pub(super) rows: Vec<PlannedRow>,
+    /// Teachers and the stages that hand out their weights.
+    pub teachers: Vec<(String, NodeId)>,
+    /// Teachers that the binary has, with the stage that stands for them.
+    pub shipped: Vec<(String, Shipped, NodeId)>,
+    /// Weights worth a copy under a plain name: file name, stage.
+    pub encoders: Vec<(String, NodeId)>,
+}
+
+pub(super) struct PlannedRow {
+    pub name: String,
+    pub kind: Kind,
+    pub teacher: Option<String>,
+    /// By column, then by seed.
+    pub cells: Vec<Option<Vec<NodeId>>>,
+}
+
+impl TablePlan {
+    pub(super) fn new(context: &Arc<Context>) -> Self {
+        TablePlan { context: context.clone(), rows: vec![], teachers: vec![], shipped: vec![], encoders: vec![] }
+    }
+
+    /// The stages that the table is read from.
+    pub fn targets(&self) -> Vec<NodeId> {
+        let cells = self.rows.iter().flat_map(|r| r.cells.iter().flatten().flatten().copied());
+        cells.chain(self.encoders.iter().map(|(_, id)| *id)).collect()
+    }
+
+    /// The table, once its stages are done.
+    ///
+    /// # Errors
+    /// A stage's file that cannot be read.
+    pub fn result(&self, graph: &Graph, store: &Store) -> Result<TableResult, Error> {
+        let c = &self.context.config;
+        let rows = self.rows.iter().map(|row| self.finished_row(row, graph, store)).collect::<Result<Vec<_>, Error>>()?;
+        let mut result = TableResult {
+            name: c.name.clone(),
+            data: self.context.data(),
+            test_images: self.context.test.len(),
+            seeds: c.seeds.clone(),
+            columns: c.columns.iter().map(|key| Column { key: key.clone(), title: c.title(key) }).collect(),
+            rows,
+            comparisons: vec![],
+            gains: vec![],
+            paper: vec![],
+        };
+        for teacher in &c.teachers {
+            let find = |kind| self.rows.iter().position(|r| r.kind == kind && r.teacher.as_ref() == Some(&teacher.name));
+            let (before, on, after) = (find(Kind::Before), find(Kind::TrainedOn), find(Kind::After));
+            for (label, from, to) in [("FD", before, after), ("training on", before, on), ("FD against training on", on, after)] {
+                if let (Some(from), Some(to)) = (from, to) {
+                    result.compare(format!("{}: {label}", teacher.name), from, to);
+                }
+            }
+        }
+        for ensemble in &c.ensembles {
+            let row = |name: &str| self.rows.iter().position(|r| r.name == format!("{name} + FD"));
+            for member in &ensemble.members {
+                if let (Some(from), Some(to)) = (row(&member.teacher), row(&ensemble.name)) {
+                    result.compare(format!("{}: against FD from {} alone", ensemble.name, member.teacher), from, to);
+                }
+            }
+        }
+        c.gains.iter().for_each(|gain| result.compare_gains(&gain.of, &gain.against));
+        let named = |row: &str| self.rows.iter().any(|r| r.name == row);
+        let paper = c.paper.iter().filter(|p| named(&p.row));
+        result.paper = paper
+            .map(|p| PaperFigure {
+                row: p.row.clone(),
+                model: p.model.clone(),
+                measure: p.measure.clone(),
+                value: p.value,
+                certainty: p.certainty,
+            })
+            .collect();
+        Ok(result)
+    }
+
+    fn finished_row(&self, row: &PlannedRow, graph: &Graph, store: &Store) -> Result<Row, Error> {
+        let c = &self.context.config;
+        let mut cells = vec![];
+        for (column, stages) in c.columns.iter().zip(&row.cells) {
+            cells.push(stages.as_ref().map(|stages| cell(stages, column, graph, store)).transpose()?);
+        }
+        Ok(Row { name: row.name.clone(), teacher: row.teacher.clone(), kind: row.kind, cells })
+    }
+}
+
+/// The accuracies and hits of one measure, one a seed.
+pub fn cell(stages: &[NodeId], column: &str, graph: &Graph, store: &Store) -> Result<Cell, Error> {
+    let mut cell = Cell { accuracy: vec![], hits: vec![] };
+    for &id in stages {
+        let node = graph.node(id);
+        let text = store.read(node, PREDICTIONS)?;
+        let damaged = || Error::File { path: store.dir(node).join(PREDICTIONS), why: format!("holds no predictions of `{column}`") };
+        let text = String::from_utf8(text).map_err(|_| damaged())?;
+        let mut lines = text.lines();
+        let at = lines.next().and_then(|header| header.split(',').skip(1).position(|name| name == column)).ok_or_else(damaged)?;
+        let hit = |line: &str| {
+            let mut fields = line.split(',');
+            let label = fields.next()?;
+            Some(fields.nth(at)? == label)
+        };
+        let hits: Vec<bool> = lines.map(|line| hit(line).ok_or_else(damaged)).collect::<Result<_, _>>()?;
+        cell.accuracy.push(100.0 * hits.iter().filter(|h| **h).count() as f64 / hits.len().max(1) as f64);
+        cell.hits.push(hits.into());
+    }
+    Ok(cell)
+}
