@@ -40,8 +40,11 @@ const HEAD: &str = "\
 #     cargo xtask reproduce-table --pretrain --seeds 1 --ship crates/distill/assets/teachers
 ";
 const MANIFEST: &str = include_str!("../assets/teachers/teachers.toml");
-const ASSETS: [Asset; 2] = [
+const ASSETS: [Asset; 5] = [
+    Asset { file: "clip.safetensors", bytes: include_bytes!("../assets/teachers/clip.safetensors") },
     Asset { file: "dino.safetensors", bytes: include_bytes!("../assets/teachers/dino.safetensors") },
+    Asset { file: "esvit.safetensors", bytes: include_bytes!("../assets/teachers/esvit.safetensors") },
+    Asset { file: "mae.safetensors", bytes: include_bytes!("../assets/teachers/mae.safetensors") },
     Asset { file: "supervised.safetensors", bytes: include_bytes!("../assets/teachers/supervised.safetensors") },
 ];
 
