@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use fd_data::{
     Augment, AugmentConfig, Blur, DEFAULT_RATIO, FashionMnist, Folder, Geometry, Interpolation, Jitter, Loader, LoaderConfig,
-    Normalisation, Photometric, Result, SampleKey, Scratch, Source,
+    Normalisation, Photometric, RandAugment, Result, SampleKey, Scratch, Source,
 };
 
 fn main() -> Result<()> {
@@ -18,6 +18,7 @@ fn main() -> Result<()> {
         report(&format!("28 x 28 grey, {interpolation:?}"), grey.as_ref(), &augment, 100_000)?;
         report("    with jitter", grey.as_ref(), &coloured(&augment, false)?, 100_000)?;
         report("    with jitter and blur", grey.as_ref(), &coloured(&augment, true)?, 100_000)?;
+        report("    with RandAugment", grey.as_ref(), &rand_augmented(&augment)?, 100_000)?;
     }
     let augment = augmentation([28, 28], [0.3, 1.0], Interpolation::Bilinear, Normalisation::fashion_mnist())?;
     for workers in [0, 1, 2] {
@@ -37,6 +38,7 @@ fn main() -> Result<()> {
         report("photographs to 224 x 224, decoding included", &photographs, &augment, photographs.len())?;
         report("    with jitter", &photographs, &coloured(&augment, false)?, photographs.len())?;
         report("    with jitter and blur", &photographs, &coloured(&augment, true)?, photographs.len())?;
+        report("    with RandAugment", &photographs, &rand_augmented(&augment)?, photographs.len())?;
         let start = Instant::now();
         (0..photographs.len()).try_for_each(|index| photographs.image(index).map(drop))?;
         println!("of which decoding alone: {:.0} images/s", photographs.len() as f64 / start.elapsed().as_secs_f64());
@@ -46,7 +48,7 @@ fn main() -> Result<()> {
 
 fn augmentation(size: [usize; 2], scale: [f64; 2], interpolation: Interpolation, normalise: Normalisation) -> Result<Augment> {
     let geometry = Geometry::RandomResizedCrop { size, scale, ratio: DEFAULT_RATIO, interpolation };
-    Augment::new(AugmentConfig { geometry, flip: 0.5, photometric: Photometric::default(), erase: 0.0, normalise })
+    Augment::new(AugmentConfig { geometry, flip: 0.5, rand_augment: None, photometric: Photometric::default(), erase: 0.0, normalise })
 }
 
 /// The same with DINO's colours: jitter, or jitter and blur, of every view.
@@ -55,6 +57,12 @@ fn coloured(augment: &Augment, blur: bool) -> Result<Augment> {
     let blur = blur.then_some(Blur { prob: 1.0, sigma: [0.1, 2.0] });
     let photometric = Photometric { jitter, grayscale: 0.2, blur, ..Photometric::default() };
     Augment::new(AugmentConfig { photometric, ..augment.config().clone() })
+}
+
+/// The same with the paper's RandAugment.
+fn rand_augmented(augment: &Augment) -> Result<Augment> {
+    let rand_augment = Some(RandAugment { layers: 2, magnitude: 9.0, magnitude_std: 0.5, prob: 0.5, interpolation: None });
+    Augment::new(AugmentConfig { rand_augment, ..augment.config().clone() })
 }
 
 fn report(what: &str, source: &dyn Source, augment: &Augment, images: usize) -> Result<()> {

@@ -1,4 +1,5 @@
-//! From an 8-bit image to normalised floats: geometry, flip, photometric changes, normalisation, random erasing, in that order.
+//! From an 8-bit image to normalised floats: geometry, flip, RandAugment, photometric changes, normalisation, random erasing, in that
+//! order.
 //!
 //! What a sample turns into depends on its [`SampleKey`] and nothing else: not on the batch it lies in, the thread that makes it or
 //! what was drawn before. The random resized crop follows torchvision, random erasing follows timm (pixel mode).
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::blur::GaussianBlur;
 use crate::error::{DataError, Result, check_length, check_setting};
 use crate::photometric::Photometric;
+use crate::rand_augment::RandAugment;
 use crate::random::{SampleKey, Stream};
 use crate::resize::{Interpolation, MAX_SIDE, Region, Resample, Resizer};
 use crate::source::Image8;
@@ -178,6 +180,9 @@ pub struct AugmentConfig {
     pub geometry: Geometry,
     /// Probability of a horizontal flip.
     pub flip: f64,
+    /// RandAugment: a few of fifteen operations of colour and geometry; none if not stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rand_augment: Option<RandAugment>,
     /// Changes of colour and sharpness; none if not stated.
     #[serde(default, skip_serializing_if = "Photometric::is_none")]
     pub photometric: Photometric,
@@ -192,6 +197,8 @@ pub struct AugmentConfig {
 pub struct Augment {
     config: AugmentConfig,
     table: Vec<[f32; 256]>,
+    /// The pixel that normalisation takes to 0, as nearly as 8 bits allow.
+    mean: Vec<u8>,
 }
 
 /// Buffers that one thread uses again from image to image.
@@ -199,6 +206,7 @@ pub struct Augment {
 pub struct Scratch {
     resizer: Resizer,
     pixels: Vec<u8>,
+    before: Vec<u8>,
     gaussian: GaussianBlur,
 }
 
@@ -210,12 +218,15 @@ impl Augment {
     pub fn new(config: AugmentConfig) -> Result<Self> {
         config.geometry.check()?;
         config.normalise.check()?;
-        config.photometric.check(config.normalise.mean.len())?;
+        let channels = config.normalise.mean.len();
+        config.photometric.check(channels)?;
+        config.rand_augment.as_ref().map_or(Ok(()), |rand_augment| rand_augment.check(channels))?;
         for (key, p) in [("flip", config.flip), ("erase", config.erase)] {
             check_setting((0.0..=1.0).contains(&p), key, "a probability", p)?;
         }
         let table = config.normalise.table();
-        Ok(Self { config, table })
+        let mean = config.normalise.mean.iter().map(|&mean| (255.0 * f64::from(mean)).round_ties_even() as u8).collect();
+        Ok(Self { config, table, mean })
     }
 
     /// The settings.
@@ -247,16 +258,23 @@ impl Augment {
         let resample = self.config.geometry.plan([image.height, image.width], &mut stream);
         resample.check(image)?;
         let flip = stream.chance(self.config.flip);
-        let photometric = &self.config.photometric;
+        let AugmentConfig { rand_augment, photometric, .. } = &self.config;
         match resample.unscaled() {
-            Some(kept) if photometric.is_none() => self.write(&image.data, image.width, kept, flip, out),
+            Some(kept) if photometric.is_none() && rand_augment.is_none() => self.write(&image.data, image.width, kept, flip, out),
             _ => {
-                let Scratch { resizer, pixels, gaussian } = scratch;
+                let Scratch { resizer, pixels, before, gaussian } = scratch;
                 pixels.resize(out.len(), 0);
                 resizer.resize(image, &resample, pixels)?;
-                // The flip is due before, but makes no difference to these changes and costs nothing in `write`.
+                // The flip is due here, but makes no difference to photometric changes and costs nothing in `write`.
+                let mirrored = flip && rand_augment.is_some();
+                if mirrored {
+                    mirror(pixels, self.shape());
+                }
+                if let Some(rand_augment) = rand_augment {
+                    rand_augment.apply(pixels, self.shape(), &self.mean, &mut stream, before);
+                }
                 photometric.apply(pixels, self.shape(), &mut stream, gaussian);
-                self.write(pixels, width, Region::whole([height, width]), flip, out);
+                self.write(pixels, width, Region::whole([height, width]), flip && !mirrored, out);
             }
         }
         if stream.chance(self.config.erase) {
@@ -280,6 +298,15 @@ impl Augment {
                 }
             }
         }
+    }
+}
+
+/// Mirrors the rows of interleaved (HWC) pixels.
+fn mirror(pixels: &mut [u8], [channels, _, width]: [usize; 3]) {
+    for row in pixels.chunks_exact_mut(width * channels) {
+        // Reversing all values reverses each pixel's, too.
+        row.reverse();
+        row.chunks_exact_mut(channels).for_each(<[u8]>::reverse);
     }
 }
 

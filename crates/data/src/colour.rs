@@ -1,4 +1,4 @@
-//! Colours of 8-bit pixels, changed in place with the arithmetic of Pillow, which torchvision applies to PIL images.
+//! Colours and sharpness of 8-bit pixels, changed in place with the arithmetic of Pillow, which torchvision applies to PIL images.
 //!
 //! Blends and the conversion to HSV and back are computed in the floating-point types that Pillow computes them in, and cut off or
 //! rounded where it does; `tools/photometric_fixture.py` wrote what the tests compare with.
@@ -35,6 +35,24 @@ pub(crate) fn saturation(pixels: &mut [u8], factor: f32) {
     for pixel in pixels.as_chunks_mut::<3>().0 {
         let grey = luma(pixel);
         *pixel = pixel.map(|v| blend(grey, v, factor));
+    }
+}
+
+/// Blends an image of `[channels, height, width]` with a smoothed copy: factor 0 is smoothed, 2 sharpened. The copy's pixels are rounded means
+/// of 3 x 3, the middle one counted five times; a border of one pixel stays as it is.
+pub(crate) fn sharpness(pixels: &mut [u8], [channels, height, width]: [usize; 3], factor: f32, before: &mut Vec<u8>) {
+    before.clear();
+    before.extend_from_slice(pixels);
+    let row = width * channels;
+    for y in 1..height.saturating_sub(1) {
+        for x in channels..row.saturating_sub(channels) {
+            let (at, mut sum) = (y * row + x, 0);
+            for line in [at - row, at, at + row] {
+                sum += [line - channels, line, line + channels].map(|i| u32::from(before[i])).iter().sum::<u32>();
+            }
+            let smooth = (sum + 4 * u32::from(before[at]) + 6) / 13;
+            pixels[at] = blend(smooth as u8, before[at], factor);
+        }
     }
 }
 

@@ -22,6 +22,7 @@
 //!         interpolation: Interpolation::Bilinear,
 //!     },
 //!     flip: 0.5,
+//!     rand_augment: None,
 //!     photometric: Photometric::default(),
 //!     erase: 0.0,
 //!     normalise: Normalisation::fashion_mnist(),
@@ -37,6 +38,7 @@
 //! # }
 //! ```
 
+mod affine;
 mod augment;
 mod batch;
 mod blur;
@@ -47,9 +49,11 @@ mod fashion;
 mod fingerprint;
 mod folder;
 mod idx;
+mod levels;
 mod loader;
 mod mix;
 mod photometric;
+mod rand_augment;
 mod random;
 mod resize;
 pub mod schema;
@@ -67,6 +71,7 @@ pub use idx::Idx;
 pub use loader::{Crop, Loader, LoaderConfig};
 pub use mix::{Mix, MixConfig, MixKey, Mixed};
 pub use photometric::{Blur, Jitter, Photometric, Solarise};
+pub use rand_augment::RandAugment;
 pub use random::SampleKey;
 pub use resize::{Interpolation, Region, Resample, Resizer, resample, resize};
 pub use source::{Image8, Source};

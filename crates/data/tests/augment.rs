@@ -14,7 +14,7 @@ fn key(index: u64) -> SampleKey {
 
 fn config(geometry: Geometry) -> AugmentConfig {
     let normalise = Normalisation { mean: vec![0.0], std: vec![1.0] };
-    AugmentConfig { geometry, flip: 0.0, photometric: Photometric::default(), erase: 0.0, normalise }
+    AugmentConfig { geometry, flip: 0.0, rand_augment: None, photometric: Photometric::default(), erase: 0.0, normalise }
 }
 
 fn crop(size: [usize; 2], scale: [f64; 2], ratio: [f64; 2]) -> Geometry {
@@ -88,6 +88,40 @@ fn erasing_covers_its_share_with_normal_noise() {
     let variance = noise.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / noise.len() as f64;
     assert!((440..560).contains(&erased), "{erased} of 2000");
     assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "mean {mean}, variance {variance}");
+}
+
+/// timm's rectangles: the area is uniform from 2 % to a third, the log of the aspect ratio uniform to either side of 0, the place any;
+/// all channels are erased in the same place, by different noise.
+#[test]
+fn erased_rectangles_have_uniform_areas_and_log_aspects() {
+    const SIDE: usize = 100;
+    let normalise = Normalisation { mean: vec![0.0; 2], std: vec![1.0; 2] };
+    let config = AugmentConfig { erase: 1.0, normalise, ..config(whole([SIDE, SIDE])) };
+    let image = Image8::new(SIDE, SIDE, 2, vec![0; 2 * SIDE * SIDE]).unwrap();
+    let n = 2_000;
+    let (mut areas, mut aspects, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for index in 0..n {
+        let out = apply(&config, &image, key(index));
+        let erased: Vec<usize> = (0..SIDE * SIDE).filter(|&i| out[i] != 0.0).collect();
+        assert!(erased.iter().all(|&i| out[SIDE * SIDE + i] != 0.0 && out[SIDE * SIDE + i] != out[i]));
+        let (top, bottom) = (erased[0] / SIDE, erased[erased.len() - 1] / SIDE + 1);
+        let (left, right) = (erased[0] % SIDE, erased[erased.len() - 1] % SIDE + 1);
+        let (height, width) = (bottom - top, right - left);
+        assert_eq!(erased.len(), height * width, "not a rectangle");
+        assert_eq!(out.iter().filter(|&&v| v != 0.0).count(), 2 * erased.len());
+        areas.push(erased.len() as f64 / (SIDE * SIDE) as f64);
+        aspects.push((height as f64 / width as f64).ln());
+        places.push(top as f64 / (SIDE - height) as f64);
+    }
+    for (what, values, [low, high]) in
+        [("area", areas, [0.02, 1.0 / 3.0]), ("aspect", aspects, [0.3f64.ln(), -(0.3f64.ln())]), ("place", places, [0.0, 1.0])]
+    {
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+        let (deviation, expected) = ((high - low) / 12f64.sqrt(), (low + high) / 2.0);
+        assert!((mean - expected).abs() < 4.0 * deviation / (n as f64).sqrt(), "{what}: mean {mean}");
+        assert!((variance.sqrt() / deviation - 1.0).abs() < 0.05, "{what}: deviation {}", variance.sqrt());
+    }
 }
 
 #[test]

@@ -125,7 +125,10 @@ fn normalised_evaluation_equals_torchvision() {
         let (resize, size) = (number(&spec["resize"]), [number(&spec["crop"]); 2]);
         for (name, normalise) in [("eval64.imagenet_norm", Normalisation::imagenet()), ("eval64.clip_norm", Normalisation::clip())] {
             let geometry = Geometry::CentreCrop { resize, size, interpolation: Interpolation::Bicubic };
-            let ours = applied(&image, AugmentConfig { geometry, flip: 0.0, photometric: Photometric::default(), erase: 0.0, normalise });
+            let ours = applied(
+                &image,
+                AugmentConfig { geometry, flip: 0.0, rand_augment: None, photometric: Photometric::default(), erase: 0.0, normalise },
+            );
             assert_eq!(ours, floats(&tensors, name), "{photo} {name}");
         }
     }
@@ -150,6 +153,7 @@ fn flipped_and_normalised_crops_equal_torchvision() {
                 let config = AugmentConfig {
                     geometry,
                     flip: 1.0,
+                    rand_augment: None,
                     photometric: Photometric::default(),
                     erase: 0.0,
                     normalise: Normalisation::imagenet(),

@@ -17,6 +17,7 @@ fn augment() -> Augment {
             interpolation: Interpolation::Bicubic,
         },
         flip: 0.5,
+        rand_augment: None,
         photometric: Photometric::default(),
         erase: 0.3,
         normalise: Normalisation::imagenet(),

@@ -13,7 +13,8 @@ use support::{Numbered, message};
 fn augment(size: [usize; 2], photometric: Photometric) -> Augment {
     let geometry =
         Geometry::RandomResizedCrop { size, scale: [0.2, 1.0], ratio: fd_data::DEFAULT_RATIO, interpolation: Interpolation::Bilinear };
-    Augment::new(AugmentConfig { geometry, flip: 0.5, photometric, erase: 0.2, normalise: Normalisation::imagenet() }).unwrap()
+    Augment::new(AugmentConfig { geometry, flip: 0.5, rand_augment: None, photometric, erase: 0.2, normalise: Normalisation::imagenet() })
+        .unwrap()
 }
 
 /// Two large views, then one of the same size in other colours, then three small ones.

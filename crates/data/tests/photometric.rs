@@ -16,7 +16,7 @@ fn key(index: u64) -> SampleKey {
 fn config(photometric: Photometric, size: [usize; 2], channels: usize) -> AugmentConfig {
     let geometry = Geometry::Resize { size, interpolation: Interpolation::Bilinear };
     let normalise = Normalisation { mean: vec![0.0; channels], std: vec![1.0; channels] };
-    AugmentConfig { geometry, flip: 0.0, photometric, erase: 0.0, normalise }
+    AugmentConfig { geometry, flip: 0.0, rand_augment: None, photometric, erase: 0.0, normalise }
 }
 
 /// The view's values as bytes, CHW.

@@ -43,7 +43,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let geometry =
         Geometry::RandomResizedCrop { size, scale: [0.67, 1.0], ratio: [0.75, 4.0 / 3.0], interpolation: Interpolation::Bilinear };
     let normalise = Normalisation { mean: statistics.mean.clone(), std: statistics.std.clone() };
-    let augment = Augment::new(AugmentConfig { geometry, flip: 0.5, erase: 0.0, photometric: Photometric::default(), normalise })?;
+    let augment = Augment::new(AugmentConfig {
+        geometry,
+        flip: 0.5,
+        erase: 0.0,
+        rand_augment: None,
+        photometric: Photometric::default(),
+        normalise,
+    })?;
     let config = LoaderConfig { batch, shuffle: true, drop_last: true, seed: 0, prefetch: 2, workers: 1 };
     let loader = Loader::new(folder, augment, config)?;
 

@@ -1,14 +1,25 @@
 //! What a configuration says about a stage: views of the images, the optimiser's numbers. Nothing here has a hidden default.
 
 use fd_data::schema::{above_zero, below_one};
-use fd_data::{Augment, AugmentConfig, Geometry, Interpolation, MixConfig, Photometric};
+use fd_data::{Augment, AugmentConfig, Geometry, Interpolation, MixConfig, Photometric, RandAugment};
 pub use fd_model::Statistics as Normalise;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// How training images are augmented: crop, flip, photometric changes, erase.
+/// How training images are augmented: crop, flip, RandAugment, photometric changes, erase. The paper's fine-tuning (section 3 of its
+/// recipe), as timm builds it, for example; its colour jitter of 0.4 is what timm leaves out beside RandAugment:
+///
+/// ```toml
+/// [fine_tune.train.views]
+/// crop_scale = [0.08, 1.0]
+/// crop_ratio = [0.75, 1.3333333333333333]
+/// interpolation = "bicubic"
+/// flip = 0.5
+/// erase = 0.25
+/// rand_augment = { layers = 2, magnitude = 9.0, magnitude_std = 0.5, prob = 0.5, interpolation = "bicubic" }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Views {
@@ -23,9 +34,13 @@ pub struct Views {
     /// Probability of a horizontal flip.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub flip: f64,
-    /// Probability of random erasing.
+    /// Probability of random erasing (normal noise in each value of a rectangle, 2 % to a third of the area).
     #[schemars(range(min = 0.0, max = 1.0))]
     pub erase: f64,
+    /// RandAugment: a few of fifteen operations of colour and geometry; none if not stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub rand_augment: Option<RandAugment>,
     /// Colour jitter, grayscale, blur, solarisation; nothing if not stated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(!skip_serializing_if)]
@@ -49,14 +64,15 @@ impl Views {
 /// The evaluation's view: the whole image at `size`, with the same normalisation as in training (the official code's differs).
 pub fn plain_view(size: (usize, usize), normalise: &Normalise) -> Result<Augment, Error> {
     let interpolation = Interpolation::Bicubic;
-    let plain = Views { crop_scale: [1.0; 2], crop_ratio: [1.0; 2], interpolation, flip: 0.0, erase: 0.0, photometric: None };
+    let plain =
+        Views { crop_scale: [1.0; 2], crop_ratio: [1.0; 2], interpolation, flip: 0.0, erase: 0.0, rand_augment: None, photometric: None };
     build(Geometry::Resize { size: [size.0, size.1], interpolation }, &plain, normalise)
 }
 
 fn build(geometry: Geometry, views: &Views, normalise: &Normalise) -> Result<Augment, Error> {
     let normalise = fd_data::Normalisation { mean: normalise.mean.clone(), std: normalise.std.clone() };
-    let photometric = views.photometric.clone().unwrap_or_default();
-    Ok(Augment::new(AugmentConfig { geometry, flip: views.flip, erase: views.erase, photometric, normalise })?)
+    let (rand_augment, photometric) = (views.rand_augment.clone(), views.photometric.clone().unwrap_or_default());
+    Ok(Augment::new(AugmentConfig { geometry, flip: views.flip, erase: views.erase, rand_augment, photometric, normalise })?)
 }
 
 /// (factor, term) that take a channel from one (mean, standard deviation) to another.

@@ -55,6 +55,7 @@ fn smoke(edits: &[(&str, &str)]) -> Table {
 
 const PHOTOMETRIC: &str = "{ jitter = { prob = 0.8, brightness = 0.3, contrast = 0.3, saturation = 0.2, hue = 0.1 }, grayscale = 0.2, \
                            blur = { prob = 0.5, sigma = [0.1, 1.0] }, solarise = { prob = 0.2, threshold = 128 } }";
+const RAND_AUGMENT: &str = "{ layers = 2, magnitude = 9.0, magnitude_std = 0.5, prob = 0.5, interpolation = 'bicubic' }";
 const SWIN_MODEL: &str = "{ kind = 'swin', img_size = [28, 28], patch_size = 2, in_chans = 1, embed_dim = 32, depths = [1, 1], num_heads = [1, 2], \
                           window_size = 7, mlp_ratio = 2.0, version = 'v2', attention = 'cosine', position = 'mlp', shared_position = false, \
                           coordinates = 'norm8-log', pretrained_windows = [0, 0], bias_output = 'sigmoid', rpe_hidden_dim = 16, \
@@ -87,6 +88,8 @@ fn bases() -> Vec<Table> {
     let of_models = models.iter().flat_map(|m| optional.iter().map(move |(key, value)| (format!("{m}.{key}"), value.to_string())));
     let views = ["teachers.1.pretrain.train", "distil", "fine_tune.0.train", "fine_tune.0.from_scratch"];
     let of_views = views.iter().map(|at| (format!("{at}.views.photometric"), PHOTOMETRIC.to_string()));
+    let views = views.iter().chain(&["teachers.0.pretrain.train.crops.0"]);
+    let of_views = of_views.chain(views.map(|at| (format!("{at}.views.rand_augment"), RAND_AUGMENT.to_string())));
     let smooth = "kind = 'smooth-l1', beta = 2.0";
     let members = [
         member("DINO", "kind = 'mlp', hidden = 32", "layer-norm", "map", smooth),
@@ -136,8 +139,11 @@ fn bases() -> Vec<Table> {
         table.insert("ensembles".into(), both.parse().unwrap());
         table
     };
-    let mae = smoke(&[("teachers.0.pretrain", MAE), ("teachers.0.pretrain.train.views.photometric", PHOTOMETRIC)]);
-    let clip = smoke(&[("teachers.0.pretrain", CLIP), ("teachers.0.pretrain.train.views.photometric", PHOTOMETRIC)]);
+    let [mae, clip] = [MAE, CLIP].map(|pretrain| {
+        let views = "teachers.0.pretrain.train.views";
+        let (photometric, rand_augment) = (format!("{views}.photometric"), format!("{views}.rand_augment"));
+        smoke(&[("teachers.0.pretrain", pretrain), (&photometric, PHOTOMETRIC), (&rand_augment, RAND_AUGMENT)])
+    });
     vec![whole, swin, mae, clip, logits("kind = 'kl', temperature = 2.0"), logits("kind = 'soft-cross-entropy', temperature = 2.0")]
 }
 

@@ -34,6 +34,7 @@ fn evaluation_normalises_as_training_does() {
         interpolation: fd_data::Interpolation::Bicubic,
         flip: 0.0,
         erase: 0.0,
+        rand_augment: None,
         photometric: None,
     };
     let key = SampleKey { seed: 0, epoch: 0, index: 0, view: 0 };

@@ -79,7 +79,7 @@ pub fn view((h, w): (usize, usize), fitting: Fitting, normalise: &Statistics) ->
         Fitting::Crop(share) => return Err(Error::Usage(format!("--crop: {share} is not above 0 and at most 1"))),
     };
     let normalise = Normalisation { mean: normalise.mean.clone(), std: normalise.std.clone() };
-    Ok(Augment::new(AugmentConfig { geometry, flip: 0.0, erase: 0.0, photometric: Photometric::default(), normalise })?)
+    Ok(Augment::new(AugmentConfig { geometry, flip: 0.0, erase: 0.0, rand_augment: None, photometric: Photometric::default(), normalise })?)
 }
 
 /// Seconds between two notes of how far it is.
