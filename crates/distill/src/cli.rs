@@ -164,8 +164,8 @@ pub struct TableArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     run: RunArgs,
-    /// Only these teachers of the configuration, by name
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    /// Only this teacher of the configuration; may be given several times
+    #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
     /// A teacher of your own (safetensors or PyTorch, of the shape that the first teacher's `model` says) as the only one
     #[arg(long, value_name = "FILE")]

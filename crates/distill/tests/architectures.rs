@@ -145,6 +145,24 @@ fn a_teacher_may_have_a_student_of_its_own() {
 }
 
 #[test]
+fn a_vit_learns_the_map_of_an_earlier_stage() {
+    let scratch = Scratch::new("stage");
+    let student: toml::Table = toml::from_str(&std::fs::read_to_string(SMOKE).unwrap()).unwrap();
+    let student = format!("teachers.0.student={}", student["student"]);
+    let columns = "columns=[\"probe-avg\"]";
+    let run = |more: &[&str], options: &[&str]| {
+        let sets = [&short(&[])[..], &[columns, &student, "distil.objective.target=patches"], more].concat();
+        succeeded(&scratch.table(CONFIG, &sets, &[&["--only", "Swin, supervised"], options].concat()))
+    };
+    let last = run(&[], &[]);
+    // The teacher is the same, pretrained and measured whole: only the student's stages run again.
+    let earlier = run(&["teachers.0.model.out_stage=1"], &["--force"]);
+    let line = |table: &str, row: &str| table.lines().find(|l| l.starts_with(&format!("| {row} "))).map(String::from);
+    assert_eq!(line(&last, "Swin, supervised"), line(&earlier, "Swin, supervised"));
+    assert!(earlier.contains("\n2 stages ran, "), "{earlier}");
+}
+
+#[test]
 fn a_checkpoint_of_another_grid_loads_when_asked_for() {
     let scratch = Scratch::new("grid");
     // As the smoke table's teacher, but for images of 56 pixels.

@@ -135,6 +135,14 @@ impl ModelConfig {
         self
     }
 
+    /// The same handing out its last map, where a Swin hands out one of an earlier stage. The weights are the same.
+    pub fn whole(mut self) -> ModelConfig {
+        if let ModelConfig::Swin(c) = &mut self {
+            c.out_stage = None;
+        }
+        self
+    }
+
     /// The classifier that pretraining trains: on the CLS token where there is one, else on the mean of the patches.
     pub fn classifier(mut self, classes: usize) -> ModelConfig {
         match &mut self {

@@ -77,14 +77,14 @@ impl<'a> Builder<'a> {
         let mut plan = TablePlan::new(context);
         let c = &context.config;
         for teacher in &c.teachers {
-            let weights = self.teacher(context, teacher, &mut plan)?;
+            let (weights, whole) = (self.teacher(context, teacher, &mut plan)?, teacher.model.clone().whole());
             plan.teachers.push((teacher.name.clone(), weights));
             plan.encoders.push((teachers::file_name(&teacher.name), weights));
             let (mut on, mut students) = (vec![], vec![]);
             for &seed in &c.seeds {
                 if let Some(pretrain) = teacher.pretrain.as_ref().filter(|_| teacher.train_on_epochs > 0 && !c.columns.is_empty()) {
                     let how = Box::new(pretrain.lasting(teacher.train_on_epochs));
-                    let job = Job::Pretrain { model: teacher.model.clone(), how, on: true };
+                    let job = Job::Pretrain { model: whole.clone(), how, on: true };
                     on.push(self.add(context, job, seed, &[weights], ("train-on", &teacher.name))?);
                 }
                 let student = self.student(context, teacher, weights, seed)?;
@@ -99,9 +99,9 @@ impl<'a> Builder<'a> {
                 from_scratch: false,
             };
             let before = vec![weights; c.seeds.len()];
-            plan.rows.push(self.row(context, &subject("", Kind::Before, &teacher.model), &before)?);
+            plan.rows.push(self.row(context, &subject("", Kind::Before, &whole), &before)?);
             if !on.is_empty() {
-                plan.rows.push(self.row(context, &subject(" trained on", Kind::TrainedOn, &teacher.model), &on)?);
+                plan.rows.push(self.row(context, &subject(" trained on", Kind::TrainedOn, &whole), &on)?);
             }
             plan.rows.push(self.row(context, &subject(" + FD", Kind::After, c.student_of(teacher)), &students)?);
         }
@@ -166,7 +166,7 @@ impl<'a> Builder<'a> {
             let name = format!("random weights, {of}");
             let random = |&seed: &u64| self.add(context, Job::Random { model: model.clone() }, seed, &[], ("random weights,", &of));
             let encoders = c.seeds.iter().map(random).collect::<Result<Vec<_>, _>>()?;
-            let subject = Subject { name: name.clone(), kind: Kind::Control, teacher: None, model, from_scratch: true };
+            let subject = Subject { name: name.clone(), kind: Kind::Control, teacher: None, model: &model, from_scratch: true };
             plan.rows.push(self.row(context, &subject, &encoders)?);
         }
         let probes = |column: &String| [PROBE_CLS, PROBE_AVG, KNN].contains(&column.as_str());
@@ -181,7 +181,7 @@ impl<'a> Builder<'a> {
 
     /// The stage that hands out a teacher's weights: the user's, shipped ones, or those of a pretraining.
     fn teacher(&mut self, context: &Arc<Context>, teacher: &Teacher, plan: &mut TablePlan) -> Result<NodeId, Error> {
-        let (model, title) = (teacher.model.clone(), ("pretrain", teacher.name.as_str()));
+        let (model, title) = (teacher.model.clone().whole(), ("pretrain", teacher.name.as_str()));
         if let Some(path) = &teacher.weights {
             let job = if self.priced {
                 Job::Shipped { model, bytes: vec![].into() }
@@ -285,22 +285,23 @@ impl<'a> Builder<'a> {
 }
 
 /// Every architecture once, students first, and whose it is.
-fn architectures(c: &TableConfig) -> Vec<(String, &ModelConfig)> {
-    let mut models: Vec<(String, &ModelConfig)> = vec![];
-    let mut add = |whose: String, model| {
+fn architectures(c: &TableConfig) -> Vec<(String, ModelConfig)> {
+    let mut models: Vec<(String, ModelConfig)> = vec![];
+    let mut add = |whose: String, model: ModelConfig| {
         if models.iter().all(|(_, m)| *m != model) {
             models.push((whose, model));
         }
     };
     if !c.ensembles.is_empty() || c.teachers.iter().any(|t| t.student.is_none()) {
-        add("student".into(), &c.student);
+        add("student".into(), c.student.clone());
     }
     for teacher in &c.teachers {
-        teacher.student.iter().for_each(|student| add(format!("{} student", teacher.name), student));
+        teacher.student.iter().for_each(|student| add(format!("{} student", teacher.name), student.clone()));
     }
     for teacher in &c.teachers {
-        let alike = c.teachers.iter().filter(|t| t.model == teacher.model).count();
-        add(if 2 * alike > c.teachers.len() { "teacher".into() } else { teacher.name.clone() }, &teacher.model);
+        let whole = teacher.model.clone().whole();
+        let alike = c.teachers.iter().filter(|t| t.model.clone().whole() == whole).count();
+        add(if 2 * alike > c.teachers.len() { "teacher".into() } else { teacher.name.clone() }, whole);
     }
     models
 }

@@ -125,7 +125,8 @@ pub struct Teacher {
     pub normalise: Option<Normalise>,
     /// Seed of its pretraining: a table has one teacher of each kind, whatever its seeds.
     pub seed: u64,
-    /// Its architecture.
+    /// Its architecture. With `out_stage` a Swin teaches by an earlier stage's map (the paper's stage 3 for a ViT); it is pretrained and
+    /// measured whole.
     pub model: ModelConfig,
     /// How it is pretrained; needed without weights, and to train it on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,7 +233,7 @@ impl TableConfig {
                 }
             }
             match &teacher.pretrain {
-                Some(pretrain) => pretrain.check(&format!("{at}.pretrain"), &teacher.model, samples)?,
+                Some(pretrain) => pretrain.check(&format!("{at}.pretrain"), &teacher.model.clone().whole(), samples)?,
                 None if teacher.weights.is_none() => return usage(format!("{at}: either pretrain or weights is needed")),
                 None if teacher.train_on_epochs > 0 => return usage(format!("{at}.train_on_epochs: needs pretrain, which says how")),
                 None => {}
