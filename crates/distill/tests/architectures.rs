@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use fd_compute::{DType, Layout, Params};
+use fd_distill::table::MadeModel;
 use fd_model::{Checkpoint, Init, Model, ModelConfig, VitConfig, initialise};
 
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../experiments/tables/swin.toml");
@@ -142,6 +143,17 @@ fn a_teacher_may_have_a_student_of_its_own() {
     let gains = cells("FD's gain: DINO against supervised");
     assert!(gains[2] != "–" && gains[3] == "–" && gains[4] != "–", "{gains:?}");
     assert!(table.contains("DINO, fine-tune, 600 labels: "), "{table}");
+    // Every model is listed with its file: encoders, and what was fine-tuned of every row.
+    let models: Vec<MadeModel> = serde_json::from_str(&scratch.text("models.json")).unwrap();
+    let tuned = |row: &str| models.iter().filter(|m| m.row == row && m.column.as_deref() == Some("fine-tune-600")).count();
+    assert_eq!(["DINO", "DINO + FD", "supervised", "supervised + FD"].map(tuned), [1; 4]);
+    let encoders: Vec<&str> = models.iter().filter(|m| m.column.is_none()).map(|m| m.file.as_str()).collect();
+    let names = ["dino", "dino-student-seed0", "supervised", "supervised-student-seed0"];
+    assert_eq!(encoders, names.map(|name| format!("weights/{name}.safetensors")));
+    for model in &models {
+        let described = Checkpoint::read(&scratch.0.join("run").join(&model.file)).unwrap();
+        assert!(described.metadata.contains_key("model") && described.metadata.contains_key("normalise"), "{}", model.file);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use fd_distill::config::{self, Source};
 use fd_distill::graph::{Graph, Store};
 use fd_distill::run_dir::{RunDir, git_revision};
-use fd_distill::table::{Builder, Context, PROJECTOR, TableConfig, TablePlan, WEIGHTS};
+use fd_distill::table::{Builder, Context, MODELS, MadeModel, PROJECTOR, TableConfig, TablePlan, WEIGHTS};
 use fd_distill::teachers::{self, Shipped};
 use fd_distill::{curves, sha256_hex, status};
 
@@ -73,19 +73,22 @@ pub fn table(options: &TableOptions, out: &mut Output) -> anyhow::Result<Outcome
     }
     let (run, ran) = execution.run(&name, &resolved, &seeds)?;
     let store = execution.store();
-    for (name, id) in &plan.encoders {
+    let models = plan.models();
+    for (model, id) in &models {
         let stage = store.dir(graph.node(*id));
-        run.link(format!("weights/{name}"), &stage.join(WEIGHTS))?;
+        run.link(&model.file, &stage.join(WEIGHTS))?;
         let projector = stage.join(PROJECTOR);
         if projector.exists() {
-            run.link(format!("weights/{}-projector.safetensors", name.trim_end_matches(".safetensors")), &projector)?;
+            run.link(format!("{}-projector.safetensors", model.file.trim_end_matches(".safetensors")), &projector)?;
         }
     }
+    let listed: Vec<&MadeModel> = models.iter().map(|(model, _)| model).collect();
+    run.write(MODELS, &serde_json::to_vec_pretty(&listed).context(MODELS)?)?;
     if context.config.columns.is_empty() {
         curves::curves(run.path(), &status::RunPlan::read(run.path())?)?;
         writeln!(out, "{} stages ran, {} were there already. Weights:", ran.ran, ran.cached).context("standard output")?;
-        for (name, _) in &plan.encoders {
-            writeln!(out, "  {}", run.path().join("weights").join(name).display()).context("standard output")?;
+        for model in listed {
+            writeln!(out, "  {}", run.path().join(&model.file).display()).context("standard output")?;
         }
         let outcome = teachers_of(options, &plan, &graph, &store, out)?;
         out.flush().context("standard output")?;

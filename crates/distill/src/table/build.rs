@@ -10,7 +10,7 @@ use super::config::{KNN, PROBE_AVG, PROBE_CLS, TableConfig, Teacher};
 use super::context::{Context, fits_memory};
 use super::given::Given;
 use super::lessons::Ensemble;
-use super::plan::{PlannedRow, TablePlan};
+use super::plan::{MadeModel, PlannedRow, TablePlan};
 use super::result::Kind;
 use super::work::{Cost, Job, TableWork};
 use crate::Error;
@@ -79,16 +79,20 @@ impl<'a> Builder<'a> {
         for teacher in &c.teachers {
             let (weights, whole) = (self.teacher(context, teacher, &mut plan)?, teacher.model.clone().whole());
             plan.teachers.push((teacher.name.clone(), weights));
-            plan.encoders.push((teachers::file_name(&teacher.name), weights));
+            let named = Some(teacher.name.as_str());
+            plan.encoders.push((MadeModel::encoder(&slug(&teacher.name), (&teacher.name, Kind::Before), named, None), weights));
             let (mut on, mut students) = (vec![], vec![]);
             for &seed in &c.seeds {
                 if let Some(pretrain) = teacher.pretrain.as_ref().filter(|_| teacher.train_on_epochs > 0 && !c.columns.is_empty()) {
                     let how = Box::new(pretrain.lasting(teacher.train_on_epochs));
                     let job = Job::Pretrain { model: whole.clone(), how, on: true };
-                    on.push(self.add(context, job, seed, &[weights], ("train-on", &teacher.name))?);
+                    let id = self.add(context, job, seed, &[weights], ("train-on", &teacher.name))?;
+                    let (row, file) = (format!("{} trained on", teacher.name), format!("{}-trained-on", slug(&teacher.name)));
+                    plan.encoders.push((MadeModel::encoder(&file, (&row, Kind::TrainedOn), named, Some(seed)), id));
+                    on.push(id);
                 }
                 let student = self.student(context, teacher, weights, seed)?;
-                plan.encoders.push((format!("{}-student-seed{seed}.safetensors", slug(&teacher.name)), student));
+                plan.encoders.push((taught(&teacher.name, named, seed), student));
                 students.push(student);
             }
             let subject = |suffix: &str, kind, model| Subject {
@@ -152,7 +156,7 @@ impl<'a> Builder<'a> {
         for &seed in &c.seeds {
             let job = Job::Distil { student: Box::new(c.student.clone()), lessons: lessons.clone() };
             let student = self.add(context, job, seed, &weights, ("distil", &ensemble.name))?;
-            plan.encoders.push((format!("{}-student-seed{seed}.safetensors", slug(&ensemble.name)), student));
+            plan.encoders.push((taught(&ensemble.name, None, seed), student));
             students.push(student);
         }
         let name = format!("{} + FD", ensemble.name);
@@ -282,6 +286,11 @@ impl<'a> Builder<'a> {
         }
         Ok(kind)
     }
+}
+
+/// The student of a teacher, or of an ensemble.
+fn taught(name: &str, teacher: Option<&str>, seed: u64) -> MadeModel {
+    MadeModel::encoder(&format!("{}-student", slug(name)), (&format!("{name} + FD"), Kind::After), teacher, Some(seed))
 }
 
 /// Every architecture once, students first, and whose it is.

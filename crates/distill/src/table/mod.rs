@@ -16,7 +16,7 @@ pub use config::{Data, Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS, Paper, Table
 pub use context::{Context, Encoder, Sources};
 pub use given::Given;
 pub use lessons::{Ensemble, Gains, Member};
-pub use plan::{TablePlan, cell};
+pub use plan::{MODELS, MadeModel, TablePlan, cell};
 pub use render::thousands;
 pub use result::{Cell, Certainty, Column, Comparison, GainDifference, Kind, PaperFigure, Row, TableResult};
 pub use work::{Cost, Job, PREDICTIONS, PROJECTOR, TableWork, WEIGHTS};

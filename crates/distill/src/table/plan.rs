@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::context::Context;
 use super::result::{Cell, Column, Kind, PaperFigure, Row, TableResult};
 use super::work::PREDICTIONS;
 use crate::Error;
 use crate::graph::{Graph, NodeId, Store};
-use crate::teachers::Shipped;
+use crate::teachers::{Shipped, slug};
 
 /// What a table asks of a graph: for every row, column and seed, the stage that predicts the test images.
 pub struct TablePlan {
@@ -17,8 +19,38 @@ pub struct TablePlan {
     pub teachers: Vec<(String, NodeId)>,
     /// Teachers that the binary has, with the stage that stands for them.
     pub shipped: Vec<(String, Shipped, NodeId)>,
-    /// Weights worth a copy under a plain name: file name, stage.
-    pub encoders: Vec<(String, NodeId)>,
+    /// Encoders worth a copy under a plain name, and the stages that hand them out.
+    pub(super) encoders: Vec<(MadeModel, NodeId)>,
+}
+
+/// A model that a table has made: a line of its run's `models.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MadeModel {
+    /// Its weights, below the run directory.
+    pub file: String,
+    /// The row of the table that it belongs to.
+    pub row: String,
+    /// What that row is.
+    pub kind: Kind,
+    /// The teacher that it is or descends from.
+    pub teacher: Option<String>,
+    /// Its seed; none for a teacher, which all seeds share.
+    pub seed: Option<u64>,
+    /// The column that it was fine-tuned for; none for an encoder.
+    pub column: Option<String>,
+}
+
+/// The file in a run directory that lists the models.
+pub const MODELS: &str = "models.json";
+
+impl MadeModel {
+    /// An encoder, of a row and perhaps a seed.
+    pub(super) fn encoder(name: &str, (row, kind): (&str, Kind), teacher: Option<&str>, seed: Option<u64>) -> Self {
+        let seeded = seed.map_or(String::new(), |seed| format!("-seed{seed}"));
+        let file = format!("weights/{name}{seeded}.safetensors");
+        MadeModel { file, row: row.into(), kind, teacher: teacher.map(String::from), seed, column: None }
+    }
 }
 
 pub(super) struct PlannedRow {
@@ -38,6 +70,26 @@ impl TablePlan {
     pub fn targets(&self) -> Vec<NodeId> {
         let cells = self.rows.iter().flat_map(|r| r.cells.iter().flatten().flatten().copied());
         cells.chain(self.encoders.iter().map(|(_, id)| *id)).collect()
+    }
+
+    /// The models that it makes, and the stages that hand them out.
+    pub fn models(&self) -> Vec<(MadeModel, NodeId)> {
+        let c = &self.context.config;
+        let mut models = self.encoders.clone();
+        for row in &self.rows {
+            let tuned = c.columns.iter().zip(&row.cells).filter(|(column, _)| c.fine_tuning(column).is_some());
+            for (column, (seed, id)) in tuned.flat_map(|(column, ids)| c.seeds.iter().zip(ids.iter().flatten()).map(move |at| (column, at)))
+            {
+                let encoder = MadeModel::encoder(
+                    &slug(&format!("{} {column}", row.name)),
+                    (&row.name, row.kind),
+                    row.teacher.as_deref(),
+                    Some(*seed),
+                );
+                models.push((MadeModel { column: Some(column.clone()), ..encoder }, *id));
+            }
+        }
+        models
     }
 
     /// The table, once its stages are done.
