@@ -263,7 +263,11 @@ fn a_table_leaves_a_whole_run_directory() {
     let students = |teacher: &str| [3, 5].map(|seed| files(teacher, seed)).concat();
     let expected =
         [&students("dino")[..], &["dino.safetensors".into()], &students("supervised"), &["supervised.safetensors".into()]].concat();
-    assert_eq!(weights.names(), expected);
+    let (of_rows, encoders): (Vec<_>, Vec<_>) =
+        weights.names().into_iter().partition(|name| name.contains("fine-tune") || name.contains("trained-on"));
+    assert_eq!(encoders, expected);
+    // Two seeds of eight rows fine-tuned, and of two teachers trained on.
+    assert_eq!(of_rows.len(), 2 * (8 + 2), "{of_rows:?}");
     let config = std::fs::read_to_string(run.0.join("config.toml")).unwrap();
     assert!(config.contains("seeds = [3, 5]") && config.contains("train_per_class = 16") && config.contains("std = [0.353]"), "{config}");
     let csv = std::fs::read_to_string(run.0.join("table.csv")).unwrap();
@@ -277,6 +281,28 @@ fn a_table_leaves_a_whole_run_directory() {
     // The resolved configuration is the run's: the same again, from that file alone.
     let again = s.distill(&["table", "--config", &resumable, "--threads", "1", "--out", "runs/x"]);
     assert!(String::from_utf8_lossy(&again.stdout).contains("\n0 stages ran, 48 were there already. "), "{again:?}");
+}
+
+/// End to end: a sweep's points, their models and the page.
+#[test]
+fn a_sweep_leaves_its_models() {
+    let s = Scratch::new("sweep");
+    let sweep = "name = 'x'\nquestion = 'Which?'\nbase = 'smoke'\nseeds = [0]\nteachers = ['DINO']\ncolumns = ['fine-tune-200', 'probe-avg']\n\
+                 [[axes]]\nname = 'position'\nkey = 'student.position'\nvalues = ['shared-relative', 'none']\n\
+                 [reference]\nposition = 'none'\n";
+    std::fs::write(s.0.join("x.toml"), sweep).unwrap();
+    let quick = quick().into_iter().filter(|set| !set.contains("columns") && !set.contains("supervised"));
+    let args: Vec<String> = ["sweep", "x.toml", "--threads", "1", "--out", "runs/x"].map(String::from).into_iter().chain(quick).collect();
+    let output = s.distill(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let read = |name: &str| std::fs::read_to_string(s.0.join("runs/x").join(name)).unwrap();
+    assert!(read("sweep.md").contains("shared-relative"));
+    let models: serde_json::Value = serde_json::from_str(&read("models.json")).unwrap();
+    let of = |key: &str| models.as_array().unwrap().iter().map(|m| m[key].as_str().unwrap_or("-").to_string()).collect::<Vec<_>>();
+    let [shared, none] = ["position: shared-relative", "position: none"];
+    assert_eq!(of("row"), [shared, shared, none, none]);
+    assert_eq!(of("column"), ["-", "fine-tune-200", "-", "fine-tune-200"]);
+    assert!(of("file").iter().all(|file| s.0.join("runs/x").join(file).is_file()), "{models}");
 }
 
 /// An IDX file: its magic number, its extents, its bytes.

@@ -119,26 +119,30 @@ impl<'a> Builder<'a> {
         Ok(plan)
     }
 
-    /// Adds what a sweep asks of a table: every teacher's students. By teacher, then column: the stages that predict, one a seed.
+    /// Adds what a sweep asks of a table: every teacher's students, a row each, and nothing else.
     ///
     /// # Errors
-    /// As [`Builder::table`].
-    pub fn students(&mut self, context: &Arc<Context>) -> Result<Vec<Vec<Vec<NodeId>>>, Error> {
+    /// As [`Builder::table`]; a column that does not apply to a student.
+    pub fn students(&mut self, context: &Arc<Context>) -> Result<TablePlan, Error> {
         let mut plan = TablePlan::new(context);
         let c = &context.config;
-        let mut all = vec![];
         for teacher in &c.teachers {
             let weights = self.teacher(context, teacher, &mut plan)?;
-            let students = c.seeds.iter().map(|&s| self.student(context, teacher, weights, s)).collect::<Result<Vec<_>, _>>()?;
+            let mut students = vec![];
+            for &seed in &c.seeds {
+                let student = self.student(context, teacher, weights, seed)?;
+                plan.encoders.push((taught(&teacher.name, Some(&teacher.name), seed), student));
+                students.push(student);
+            }
             let name = format!("{} + FD", teacher.name);
             let model = c.student_of(teacher);
             if c.columns.iter().any(|column| column == PROBE_CLS) && !model.cls_token() {
                 return Err(Error::Usage(format!("columns: {PROBE_CLS}: the student of `{}` has no CLS token", teacher.name)));
             }
             let subject = Subject { name, kind: Kind::After, teacher: Some(teacher), model, from_scratch: false };
-            all.push(self.row(context, &subject, &students)?.cells.into_iter().flatten().collect());
+            plan.rows.push(self.row(context, &subject, &students)?);
         }
-        Ok(all)
+        Ok(plan)
     }
 
     fn student(&mut self, context: &Arc<Context>, teacher: &Teacher, weights: NodeId, seed: u64) -> Result<NodeId, Error> {

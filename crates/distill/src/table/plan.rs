@@ -72,6 +72,11 @@ impl TablePlan {
         cells.chain(self.encoders.iter().map(|(_, id)| *id)).collect()
     }
 
+    /// By row and column: the stages that predict, one a seed.
+    pub fn cells(&self) -> impl Iterator<Item = impl Iterator<Item = &[NodeId]>> {
+        self.rows.iter().map(|row| row.cells.iter().map(|stages| stages.as_deref().unwrap_or_default()))
+    }
+
     /// The models that it makes, and the stages that hand them out.
     pub fn models(&self) -> Vec<(MadeModel, NodeId)> {
         let c = &self.context.config;
