@@ -10,7 +10,7 @@ use anyhow::Result;
 const USAGE: &str = "\
 usage: cargo xtask TASK [ARGUMENTS]
 
-  reproduce-table [ARGS]  the main table: `distill table ARGS` (--preset smoke for seconds instead of minutes)
+  reproduce-table [ARGS]  the main table: `distill table ARGS` (--preset smoke for seconds instead of minutes, --preset paper for the paper's rows)
   sweep FILE [ARGS]       an ablation: `distill sweep FILE ARGS`, such as `sweep experiments/sweeps/target.toml`
   plan [CONFIG] [ARGS]    what a distillation or a table would cost: `distill plan CONFIG ARGS`, such as `plan swinv2-g --tflops 400 --devices 64`
   config [ARGS] [PREFIX]  every key of a table's configuration: `distill config ARGS`, such as `config distil.recipe`

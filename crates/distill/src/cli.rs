@@ -1,23 +1,27 @@
 //! What can be said on the command line.
 
 mod config;
+mod places;
 mod plan;
+mod preset;
 mod weights;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use fd_compute::Device;
 use fd_compute::simd::Level;
+use fd_distill::Error;
 use fd_distill::bench::{BenchOptions, Preset};
 use fd_distill::config::Source;
-use fd_distill::table;
 
 pub use self::config::ConfigArgs;
+use self::places::PlaceArgs;
 pub use self::plan::PlanArgs;
+use self::preset::{PaperArgs, TablePreset, preset};
 use self::weights::{ConvertArgs, FeaturesArgs, InitArgs, InspectArgs, KnnArgs};
-use crate::commands::{RunOptions, SweepOptions, TableOptions};
+use crate::commands::{PaperOptions, RunOptions, SweepOptions, TableOptions};
 
 /// Feature distillation of vision transformers.
 #[derive(Debug, Parser)]
@@ -86,28 +90,6 @@ pub enum Command {
     Bench(Bench),
 }
 
-/// The tables that come with the binary.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum TablePreset {
-    /// The code paths in seconds; its numbers mean nothing
-    Smoke,
-    /// The main table at the size of a laptop
-    Main,
-    /// More images, a larger model, longer training: a night or more; needs data of yours
-    Small,
-}
-
-impl TablePreset {
-    fn source(self) -> Source {
-        let name = match self {
-            TablePreset::Smoke => "smoke",
-            TablePreset::Main => "main",
-            TablePreset::Small => "small",
-        };
-        table::embedded(name).expect("every preset is embedded")
-    }
-}
-
 /// What every command that runs stages takes.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -117,6 +99,8 @@ pub struct RunArgs {
     /// Override a key, such as distil.recipe.epochs=2
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    #[command(flatten)]
+    places: PlaceArgs,
     /// The run directory; default: runs/ and the configuration's name
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -141,6 +125,7 @@ impl RunArgs {
     fn options(&self, device: Device) -> RunOptions {
         RunOptions {
             sets: self.sets.clone(),
+            places: self.places.places(),
             seeds: self.seeds.clone().map(|s| s.0),
             out: self.out.clone(),
             stages: self.stages.clone(),
@@ -156,9 +141,11 @@ impl RunArgs {
 /// `distill table`.
 #[derive(Debug, Args)]
 pub struct TableArgs {
-    /// A configuration that comes with the binary
-    #[arg(long, value_enum, default_value = "main", conflicts_with = "config")]
-    pub preset: TablePreset,
+    /// A configuration that comes with the binary: main, the table at the size of a laptop; smoke, the code paths in seconds; small, more
+    /// images and a larger model (a night or more, needs data of yours); paper, all rows of the paper (needs ImageNet and teachers); one
+    /// of them, such as paper/dino-b
+    #[arg(long, value_name = "NAME", value_parser = preset, default_value = "main", conflicts_with = "config")]
+    preset: TablePreset,
     /// A configuration file instead
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -182,11 +169,21 @@ pub struct TableArgs {
     /// Write the teachers in half precision, with a manifest, into a folder (how assets/teachers is made)
     #[arg(long, value_name = "DIR", hide_short_help = true, requires = "pretrain")]
     pub ship: Option<PathBuf>,
+    #[command(flatten)]
+    of_paper: PaperArgs,
 }
 
 /// A list of seeds. (A plain `Vec` would be taken as an option that may be given several times.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seeds(Vec<u64>);
+
+/// What `distill table` does.
+pub enum Tables {
+    /// A table.
+    One(TableOptions),
+    /// The paper's rows.
+    Paper(PaperOptions),
+}
 
 impl TableArgs {
     /// Is nothing to run?
@@ -195,11 +192,26 @@ impl TableArgs {
     }
 
     /// What the command needs.
-    pub fn options(&self, device: Device) -> TableOptions {
-        let config = self.config.clone().map_or_else(|| self.preset.source(), Source::File);
+    ///
+    /// # Errors
+    /// Options of one table with `--preset paper`, or the other way round.
+    pub fn options(&self, device: Device) -> Result<Tables, Error> {
         let (teacher, ship) = (self.teacher.clone(), self.ship.clone());
-        let (run, key, interpolate) = (self.run.options(device), self.key.clone(), self.interpolate);
-        TableOptions { config, run, only: self.only.clone(), teacher, key, interpolate, pretrain: self.pretrain, ship }
+        let run = self.run.options(device);
+        let config = match (&self.config, &self.preset) {
+            (Some(file), _) => Source::File(file.clone()),
+            (None, TablePreset::One(source)) => source.clone(),
+            (None, TablePreset::Paper) => {
+                let of_one = [("--teacher", teacher.is_some()), ("--pretrain", self.pretrain), ("--only", !self.only.is_empty())];
+                if let Some((option, _)) = of_one.into_iter().find(|(_, given)| *given) {
+                    return Err(Error::Usage(format!("{option} goes with one table, not with --preset paper")));
+                }
+                return Ok(Tables::Paper(self.of_paper.options(run)));
+            }
+        };
+        self.of_paper.refuse()?;
+        let (key, interpolate) = (self.key.clone(), self.interpolate);
+        Ok(Tables::One(TableOptions { config, run, only: self.only.clone(), teacher, key, interpolate, pretrain: self.pretrain, ship }))
     }
 }
 

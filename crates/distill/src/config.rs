@@ -145,7 +145,8 @@ fn apply(table: &mut Table, set: &str) -> Result<Option<String>, String> {
         let missing = no_key(&parts.join("."), &above.join("."), last, &names_in(at));
         let Value::Table(at) = at else { return Err(missing) };
         at.insert(last.clone(), text.parse().unwrap_or_else(|_| Value::String(text.into())));
-        Ok(Some(missing))
+        // A model leaves keys to its preset: which there are, its own message says.
+        Ok(Some(missing).filter(|_| !at.contains_key("preset")))
     });
     if let Value::Table(whole) = whole {
         *table = whole;

@@ -22,6 +22,7 @@ pub mod lock;
 pub mod masked;
 mod objective;
 pub mod parity;
+pub mod places;
 pub mod pretrain;
 pub mod price;
 pub mod probe;

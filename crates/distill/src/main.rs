@@ -12,7 +12,7 @@ use clap::Parser;
 use fd_compute::simd;
 use fd_distill::{Error, interrupt};
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, Tables};
 use commands::Outcome;
 
 fn main() -> ExitCode {
@@ -78,7 +78,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
         interrupt::install().context("SIGINT and SIGTERM cannot be caught")?;
     }
     match &cli.command {
-        Command::Table(args) => commands::table(&args.options(cli.device), out),
+        Command::Table(args) => match args.options(cli.device)? {
+            Tables::One(options) => commands::table(&options, out),
+            Tables::Paper(options) => commands::paper(&options, out),
+        },
         Command::Run(args) => commands::table(&args.options(cli.device), out),
         Command::Sweep(args) => commands::sweep(&args.options(cli.device), out),
         Command::Init(args) => {

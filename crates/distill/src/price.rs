@@ -17,7 +17,7 @@ mod step;
 mod table;
 
 pub use fleet::{Fleet, Rate};
-pub use imagined::Imagined;
+pub use imagined::{Imagined, published};
 pub use overview::{Overview, OverviewRow, overview};
 pub use pair::{DROP_PATH, Pair, PairPrice, Schedule, Side, Variant};
 pub use step::{Flops, Memory, Split, StepPrice};

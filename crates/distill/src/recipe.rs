@@ -63,10 +63,21 @@ impl Views {
 
 /// The evaluation's view: the whole image at `size`, with the same normalisation as in training (the official code's differs).
 pub fn plain_view(size: (usize, usize), normalise: &Normalise) -> Result<Augment, Error> {
+    unchanged(Geometry::Resize { size: [size.0, size.1], interpolation: Interpolation::Bicubic }, normalise)
+}
+
+/// The evaluation's view on ImageNet: the short side resized so that `size` is a share `crop` of it, then the middle cut out.
+pub fn central_view(size: (usize, usize), crop: f64, normalise: &Normalise) -> Result<Augment, Error> {
+    // Rounded down, as the official code does.
+    let resize = (size.0.max(size.1) as f64 / crop) as usize;
+    unchanged(Geometry::CentreCrop { resize, size: [size.0, size.1], interpolation: Interpolation::Bicubic }, normalise)
+}
+
+fn unchanged(geometry: Geometry, normalise: &Normalise) -> Result<Augment, Error> {
     let interpolation = Interpolation::Bicubic;
     let plain =
         Views { crop_scale: [1.0; 2], crop_ratio: [1.0; 2], interpolation, flip: 0.0, erase: 0.0, rand_augment: None, photometric: None };
-    build(Geometry::Resize { size: [size.0, size.1], interpolation }, &plain, normalise)
+    build(geometry, &plain, normalise)
 }
 
 fn build(geometry: Geometry, views: &Views, normalise: &Normalise) -> Result<Augment, Error> {
@@ -171,4 +182,22 @@ pub struct Supervised {
     /// Drop path of the last block.
     #[schemars(range(min = 0.0), transform = below_one)]
     pub drop_path_rate: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_an_evaluation_is_the_share_that_is_asked_for() {
+        let normalise = Normalise { mean: vec![0.5; 3], std: vec![0.5; 3] };
+        let resize = |side: usize, crop| match central_view((side, side), crop, &normalise).unwrap().config().geometry {
+            Geometry::CentreCrop { resize, size, .. } => (resize, size),
+            ref other => panic!("{other:?}"),
+        };
+        for (side, short) in [(224, 256), (336, 384), (192, 219)] {
+            assert_eq!(resize(side, 0.875), (short, [side, side]));
+        }
+        assert_eq!(resize(28, 1.0), (28, [28, 28]));
+    }
 }

@@ -49,7 +49,7 @@ fn evaluation_normalises_as_training_does() {
     assert_ne!(trained, seen(plain_view((8, 8), &Normalise::clip()).expect("a view")));
     // A table's test images go through its own statistics.
     let context = Context::new(smoke(), Device::Cpu).expect("a context");
-    let loader = context.test_images((28, 28)).expect("a loader");
+    let loader = context.test_images((28, 28), None).expect("a loader");
     let found = &loader.crops()[0].augment.config().normalise;
     assert_eq!((&found.mean, &found.std), (&context.config.data.normalise.mean, &context.config.data.normalise.std));
 }
@@ -81,7 +81,7 @@ fn a_frozen_network_is_evaluated_without_drop_path() {
         let vit = Model::declare(model, &mut layout, "").expect("a model");
         let mut params = Params::new(&layout.finish(), DType::F32);
         initialise(&mut params, "", model, Init::Xavier, 0);
-        let loader = context.test_images(model.img_size()).expect("a loader");
+        let loader = context.test_images(model.img_size(), None).expect("a loader");
         let [features] = outputs(&vit, &params, [Output::MeanPatches], &loader, Device::Cpu).expect("features");
         features.values
     };

@@ -245,7 +245,7 @@ fn probed(config: TableConfig, model: &ModelConfig, how: Pretrain, column: &str,
     };
     let trained = add("pretrain", Job::Pretrain { model: model.clone(), how: Box::new(how), on: false }, vec![]);
     let random = add("random", Job::Random { model: model.clone() }, vec![]);
-    let probes = [trained, random].map(|encoder| add("probe", Job::Probe { model: model.clone() }, vec![encoder]));
+    let probes = [trained, random].map(|encoder| add("probe", Job::Probe { model: model.clone(), normalise: None }, vec![encoder]));
     let store = Store::new(dir);
     let options = Options { jobs: 2, threads: 2, checkpoint_every: Duration::MAX };
     fd_distill::graph::run(&graph, &store, &probes, options, &Silent).expect("two probes");

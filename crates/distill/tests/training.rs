@@ -368,7 +368,7 @@ fn the_shipped_teachers_have_learnt() {
         let bytes = fd_distill::teachers::bytes(&fd_distill::teachers::file_name(&teacher.name)).expect("a shipped teacher");
         let shipped = add("shipped", Job::Shipped { model: model.clone(), bytes: bytes.into() }, vec![]);
         let random = add("random", Job::Random { model: model.clone() }, vec![]);
-        probes.push([shipped, random].map(|encoder| add("probe", Job::Probe { model: model.clone() }, vec![encoder])));
+        probes.push([shipped, random].map(|encoder| add("probe", Job::Probe { model: model.clone(), normalise: None }, vec![encoder])));
     }
     let (store, targets) = (Store::new(&scratch.0), probes.concat());
     let options = Options { jobs: 2, threads: 2, checkpoint_every: Duration::MAX };

@@ -10,6 +10,7 @@ use fd_distill::table;
 use fd_model::PRESETS;
 
 use super::at_most;
+use super::preset::names;
 use crate::commands::{PlanOptions, Priced};
 
 /// ImageNet-1K's training images.
@@ -20,14 +21,12 @@ const EPOCHS: usize = 300;
 const BATCH: usize = 128;
 /// Balanced subsets of a table's images are drawn one by one.
 const MOST_IMAGINED: usize = 20_000_000;
-/// Tables that come with the binary.
-const TABLES: [&str; 3] = ["main", "smoke", "small"];
 
 /// `distill plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
     /// An architecture (vit-base, swinv2-g, …), distilled into the paper's student of its sizes (a ViT with one relative position bias for
-    /// all blocks, a Swin v2); a table that comes with the binary (main, smoke, small); a table's file. Default: an overview of all
+    /// all blocks, a Swin v2); a table that comes with the binary (main, smoke, small, a row of the paper such as paper/dino-b); a table's file. Default: an overview of all
     /// architectures
     #[arg(value_name = "CONFIG")]
     config: Option<String>,
@@ -110,7 +109,8 @@ impl PlanArgs {
             return Err(Error::Usage(format!("--images: a table's are at most {MOST_IMAGINED}")));
         }
         let imagined = self.images.map(|images| (images, self.classes.unwrap_or(IMAGENET_CLASSES)));
-        Ok(Priced::Table { source, sets: self.sets.clone(), imagined })
+        // The paper's data need not be there.
+        Ok(Priced::Table { source, sets: self.sets.clone(), imagined, published: name.starts_with("paper/") })
     }
 }
 
@@ -123,17 +123,14 @@ fn refuse(given: impl IntoIterator<Item = (&'static str, bool)>, why: &str) -> R
 
 /// A table by its name, or by its file.
 fn table_of(name: &str) -> Result<Source, Error> {
-    let embedded = TABLES.contains(&name).then(|| table::embedded(name)).flatten();
     let file = Path::new(name);
-    match embedded {
+    match table::embedded(name) {
         Some(source) => Ok(source),
         None if file.exists() || file.extension().is_some_and(|e| e == "toml") => Ok(Source::File(PathBuf::from(name))),
-        None => {
-            Err(Error::Usage(format!("`{name}` is no file, no table ({}) and no architecture ({})", TABLES.join(", "), PRESETS.join(", "))))
-        }
+        None => Err(Error::Usage(format!("`{name}` is no file, no table ({}) and no architecture ({})", names(), PRESETS.join(", ")))),
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or_else(|| "expected a number above 0".into())
 }

@@ -10,6 +10,7 @@ use fd_compute::Device;
 use fd_distill::Error;
 use fd_distill::config::Source;
 use fd_distill::graph::{self, Graph, Listener, NodeId, Options, Ran, Store};
+use fd_distill::places::Places;
 use fd_distill::progress::{Progress, duration};
 use fd_distill::run_dir::{Meta, RunDir};
 use fd_distill::snapshot;
@@ -23,6 +24,8 @@ use super::columns::{columns, memory};
 pub struct RunOptions {
     /// Overrides `key.path=value`, in order.
     pub sets: Vec<String>,
+    /// Where data and teachers lie.
+    pub places: Places,
     /// Seeds instead of the configuration's.
     pub seeds: Option<Vec<u64>>,
     /// The run directory; none: `runs/` and the configuration's name.

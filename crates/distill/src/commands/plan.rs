@@ -57,6 +57,8 @@ pub enum Priced {
         sets: Vec<String>,
         /// So many images of so many classes in place of its own.
         imagined: Option<(usize, usize)>,
+        /// Are data sets that are not there taken to be of their published size?
+        published: bool,
     },
 }
 
@@ -72,9 +74,13 @@ pub fn plan(options: &PlanOptions, out: &mut Output) -> anyhow::Result<Outcome> 
             let price = Pair::new(name, teacher.as_deref(), *img_size)?.price(*batch, *accumulate, *schedule, fleet)?;
             if options.json { json("pair", &price)? } else { of_pair(&price) }
         }
-        Priced::Table { source, sets, imagined } => {
+        Priced::Table { source, sets, imagined, published } => {
             let (config, _) = config::load::<TableConfig>(source, sets)?;
-            let price = TablePrice::of(config, *imagined, fleet).map_err(|e| match e {
+            let priced = match imagined {
+                None if *published => TablePrice::of_published(config, fleet),
+                imagined => TablePrice::of(config, *imagined, fleet),
+            };
+            let price = priced.map_err(|e| match e {
                 Error::Usage(why) if why.starts_with("data.") && imagined.is_none() => {
                     Error::Usage(format!("{why}; --images N prices it without its images"))
                 }
@@ -204,6 +210,16 @@ fn of_all(price: &Overview) -> String {
 }
 
 fn of_table(price: &TablePrice) -> String {
+    [stages(price), notes(&price.fleet)].join("\n")
+}
+
+/// How the prices of tables were found.
+pub(super) fn notes(fleet: &Fleet) -> String {
+    [COUNTED, &days(fleet, None, false)].join("\n")
+}
+
+/// What each stage of a table costs, and all of them.
+pub(super) fn stages(price: &TablePrice) -> String {
     let mut head = vec!["stage", "stages", "steps", "GFLOP a step", "TFLOP a stage", "memory"];
     if price.fleet.rate.is_some() {
         head.push("days a stage");
@@ -235,7 +251,7 @@ fn of_table(price: &TablePrice) -> String {
         figure(price.flops / 1e12),
         price.days.map_or(String::new(), |days| format!(", {} days one after the other", figure(days)))
     );
-    [lines.join("\n"), [total.as_str(), COUNTED, &days(&price.fleet, None, false)].join("\n")].join("\n\n")
+    [lines.join("\n"), total].join("\n\n")
 }
 
 /// What the days are of, or how to get any.

@@ -36,7 +36,8 @@ pub fn sweep(options: &SweepOptions, out: &mut Output) -> anyhow::Result<Outcome
     let (mut resolved, mut of_data, mut columns) = (toml::Table::new(), (String::new(), 0), vec![]);
     for point in &points {
         let named = || format!("{} ({})", config.file.display(), point.title(&config));
-        let (at, text) = at(&config, &base, &options.run.sets, point)?;
+        let (mut at, text) = at(&config, &base, &options.run.sets, point)?;
+        options.run.places.settle_data(&mut at).and_then(|()| options.run.places.settle_teachers(&mut at)).with_context(named)?;
         let context = Arc::new(Context::with(at, options.run.device, &mut sources).with_context(named)?);
         plans.push(Builder::new(&mut graph, false).students(&context).with_context(named)?);
         resolved.insert(point.title(&config), toml::Value::Table(text));

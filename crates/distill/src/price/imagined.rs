@@ -1,6 +1,18 @@
 //! Images that are only counted.
 
-use fd_data::{DataError, Image8, Source};
+use std::path::Component;
+
+use fd_data::{DataError, DataSpec, Image8, Source};
+
+/// Training images and classes of data sets that a folder's path may begin with.
+const PUBLISHED: [(&str, usize, usize); 2] = [("imagenet", 1_281_167, 1000), ("imagenet22k", 14_197_122, 21_841)];
+
+/// How many training images and classes a folder below `imagenet/` or `imagenet22k/` has, as published.
+pub fn published(spec: &DataSpec) -> Option<(usize, usize)> {
+    let DataSpec::Folder { path, .. } = spec else { return None };
+    let Component::Normal(first) = path.components().next()? else { return None };
+    PUBLISHED.iter().find(|(name, ..)| first == *name).map(|(_, images, classes)| (*images, *classes))
+}
 
 /// A data set of which nothing is known but its size: what a table would cost is asked before the images are there.
 #[derive(Clone, Debug)]

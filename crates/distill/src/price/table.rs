@@ -1,15 +1,17 @@
 //! A table, stage by stage.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fd_compute::Device;
+use fd_data::DataSpec;
 use serde::Serialize;
 
 use super::fleet::Fleet;
-use super::imagined::Imagined;
+use super::imagined::{Imagined, published};
 use crate::Error;
 use crate::graph::Graph;
-use crate::table::{Builder, Context, StageKind, TableConfig};
+use crate::table::{Builder, Context, OwnData, StageKind, TableConfig};
 
 /// Stages that cost the same: of several seeds, or from several weights.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -60,13 +62,36 @@ impl TablePrice {
     /// # Errors
     /// As [`Context::new`] and [`Builder::table`], but for memory.
     pub fn of(config: TableConfig, imagined: Option<(usize, usize)>, fleet: Fleet) -> Result<TablePrice, Error> {
-        let context = Arc::new(match imagined {
-            Some((images, classes)) => imagine(config, images, classes)?,
+        let context = match imagined {
+            Some(train) => imagine(config, |key, spec| Ok(if key == "data.train" { train } else { published(spec).unwrap_or(train) }))?,
             None => Context::new(config, Device::Cpu)?,
-        });
+        };
+        TablePrice::within(&Arc::new(context), fleet)
+    }
+
+    /// Prices every stage of a table whose data need not be there: a folder that is not is taken to be of its published size
+    /// ([`published`]), one that is there is counted.
+    ///
+    /// # Errors
+    /// As [`TablePrice::of`]; a folder that is neither there nor known.
+    pub fn of_published(config: TableConfig, fleet: Fleet) -> Result<TablePrice, Error> {
+        let context = imagine(config, |key, spec| match spec {
+            DataSpec::Folder { path, .. } if !path.is_dir() => {
+                let unknown = || Error::Usage(format!("{key}: {} is not there, and its size is not known", path.display()));
+                published(spec).ok_or_else(unknown)
+            }
+            spec => {
+                let source = fd_data::open(spec).map_err(|e| Error::Usage(format!("{key}: {e}")))?;
+                Ok((source.len(), source.num_classes()))
+            }
+        })?;
+        TablePrice::within(&Arc::new(context), fleet)
+    }
+
+    fn within(context: &Arc<Context>, fleet: Fleet) -> Result<TablePrice, Error> {
         let mut graph = Graph::default();
         let mut builder = Builder::priced(&mut graph);
-        builder.table(&context)?;
+        builder.table(context)?;
         let mut trained: Vec<&StageKind> = builder.kinds().iter().filter(|kind| kind.cost.steps > 0).collect();
         // What does the same stands together, in the order of the first of them.
         let order: Vec<String> = trained.iter().map(|kind| kind.what.clone()).collect();
@@ -98,9 +123,19 @@ impl TablePrice {
     }
 }
 
-fn imagine(config: TableConfig, images: usize, classes: usize) -> Result<Context, Error> {
+/// A table's context with images of which only the numbers are known; `size` says how many images and classes a data set has.
+fn imagine(config: TableConfig, size: impl Fn(&str, &DataSpec) -> Result<(usize, usize), Error>) -> Result<Context, Error> {
+    let (images, classes) = size("data.train", &config.data.train)?;
     config.check(images, classes)?;
-    let source = Arc::new(Imagined::new(images, classes, config.student.in_chans()));
-    let fingerprints = ["imagined".into(), "imagined".into()];
-    Ok(Context { config, device: Device::Cpu, train: source.clone(), test: source, classes, fingerprints })
+    let source = |images, classes| Arc::new(Imagined::new(images, classes, config.student.in_chans()));
+    let mut own = HashMap::new();
+    for column in &config.fine_tune {
+        let Some(spec) = &column.data else { continue };
+        let (n, of) = size(&format!("fine_tune.{}.data", column.name), spec)?;
+        let data = OwnData { train: source(n, of), fingerprint: format!("imagined {}", column.name), same_classes: of == classes };
+        data.check(&config, column)?;
+        own.insert(column.name.clone(), data);
+    }
+    let (train, fingerprints) = (source(images, classes), ["imagined".into(), "imagined".into()]);
+    Ok(Context { config, device: Device::Cpu, train: train.clone(), test: train, classes, fingerprints, own })
 }

@@ -169,7 +169,7 @@ impl<'a> Builder<'a> {
 
     fn controls(&mut self, context: &Arc<Context>, plan: &mut TablePlan) -> Result<(), Error> {
         let c = &context.config;
-        for (whose, model) in architectures(c) {
+        for (whose, model) in architectures(c).into_iter().filter(|_| c.controls.random_weights()) {
             let of = format!("{whose} architecture");
             let name = format!("random weights, {of}");
             let random = |&seed: &u64| self.add(context, Job::Random { model: model.clone() }, seed, &[], ("random weights,", &of));
@@ -178,7 +178,7 @@ impl<'a> Builder<'a> {
             plan.rows.push(self.row(context, &subject, &encoders)?);
         }
         let probes = |column: &String| [PROBE_CLS, PROBE_AVG, KNN].contains(&column.as_str());
-        if c.columns.iter().any(probes) {
+        if c.controls.raw_pixels() && c.columns.iter().any(probes) {
             let pixels = c.seeds.iter().map(|&s| self.add(context, Job::Pixels, s, &[], ("probe", "raw pixels")));
             let pixels = pixels.collect::<Result<Vec<_>, _>>()?;
             let cells = c.columns.iter().map(|column| probes(column).then(|| pixels.clone())).collect();
@@ -241,12 +241,18 @@ impl<'a> Builder<'a> {
             }
             let mut stages = vec![];
             for (&encoder, &seed) in encoders.iter().zip(&c.seeds) {
-                let model = subject.model.clone();
-                let (job, what) = match c.fine_tuning(column) {
-                    Some(f) => (Job::FineTune { model, column: Box::new(f.clone()), from_scratch: subject.from_scratch }, column.as_str()),
-                    None => (Job::Probe { model }, "probe"),
-                };
-                stages.push(self.add(context, job, seed, &[encoder], (what, &subject.name))?);
+                stages.push(match c.fine_tuning(column) {
+                    Some(f) => {
+                        let of = (subject.name.as_str(), subject.model, subject.from_scratch);
+                        self.fine_tuning(context, f, of, encoder, seed)?
+                    }
+                    None => {
+                        // A frozen teacher sees images as it was trained with them.
+                        let normalise = subject.teacher.filter(|_| subject.kind != Kind::After).and_then(|t| t.normalise.clone());
+                        let job = Job::Probe { model: subject.model.clone(), normalise };
+                        self.add(context, job, seed, &[encoder], ("probe", &subject.name))?
+                    }
+                });
             }
             cells.push(Some(stages));
         }
@@ -255,7 +261,14 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds a stage that does `what` to `of`.
-    fn add(&mut self, context: &Arc<Context>, job: Job, seed: u64, inputs: &[NodeId], (what, of): (&str, &str)) -> Result<NodeId, Error> {
+    pub(super) fn add(
+        &mut self,
+        context: &Arc<Context>,
+        job: Job,
+        seed: u64,
+        inputs: &[NodeId],
+        (what, of): (&str, &str),
+    ) -> Result<NodeId, Error> {
         let work = TableWork { context: context.clone(), job, seed };
         let (identity, title) = (work.identity(), format!("{what} {of}"));
         let kind = self.kind(&work, &identity, (what, of), &title)?;

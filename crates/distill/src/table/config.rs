@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use fd_data::DataSpec;
-use fd_data::schema::below_one;
+use fd_data::schema::{above_zero, below_one};
 use fd_model::{Init, ModelConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::context::fine_tuned_model;
+use super::controls::Controls;
 use super::lessons::{Ensemble, Gains};
-use super::result::Certainty;
+use super::result::PaperFigure;
 use crate::distillation::{Engine, Projector};
 use crate::pretrain::Pretrain;
 use crate::probe::{Knn, ProbeConfig};
@@ -31,6 +32,10 @@ pub struct TableConfig {
     /// What is measured, in order: names of fine-tunings, `probe-cls`, `probe-avg`, `knn`. The first is the main one. Empty: students are
     /// made and not measured, for which images need no labels.
     pub columns: Vec<String>,
+    /// Which rows that come from no teacher stand beside the others.
+    #[serde(default, skip_serializing_if = "Controls::is_all")]
+    #[schemars(!skip_serializing_if)]
+    pub controls: Controls,
     /// Images.
     pub data: Data,
     /// The teachers: rows of the table.
@@ -62,7 +67,7 @@ pub struct TableConfig {
     /// The paper's figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(!skip_serializing_if)]
-    pub paper: Vec<Paper>,
+    pub paper: Vec<PaperFigure>,
 }
 
 /// Most threads that prepare batches.
@@ -92,6 +97,11 @@ pub struct Data {
     pub test_per_class: usize,
     /// Statistics of the channels.
     pub normalise: Normalise,
+    /// Share of the resized short side that the square of an evaluation takes from the middle (ImageNet's 224 of 256 pixels: 0.875); if not
+    /// stated, the whole image is resized to the model's size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if, range(max = 1.0), transform = above_zero)]
+    pub evaluation_crop: Option<f64>,
     /// Threads of each stage that prepare batches ahead; 0: none.
     #[schemars(range(max = MOST_WORKERS))]
     pub workers: usize,
@@ -178,7 +188,16 @@ pub struct FineTune {
     pub title: String,
     /// Labelled images a class, another subset for every seed; 0: all.
     pub labels_per_class: usize,
-    /// Image height and width, if not the student's: positions are then interpolated (the paper's 336 pixels after 224).
+    /// The name of another fine-tuning that this one goes on from, whatever its classes: the paper's intermediate fine-tuning. It runs even
+    /// if it is no column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub after: Option<String>,
+    /// Its own training images with labels, in place of `data.train`. With other classes it cannot be a column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(!skip_serializing_if)]
+    pub data: Option<DataSpec>,
+    /// Image height and width, if not those of what it starts from: positions are then interpolated (the paper's 336 pixels after 224).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(!skip_serializing_if, with = "Option<[usize; 2]>", inner(range(min = 1)))]
     pub img_size: Option<(usize, usize)>,
@@ -186,22 +205,6 @@ pub struct FineTune {
     pub train: Supervised,
     /// How encoders with random weights are trained: they need more of it.
     pub from_scratch: Supervised,
-}
-
-/// A published figure beside ours.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Paper {
-    /// The row it stands beside, such as `DINO` or `DINO + FD`.
-    pub row: String,
-    /// The paper's model.
-    pub model: String,
-    /// What was measured.
-    pub measure: String,
-    /// Top-1 accuracy on ImageNet-1K, in percent.
-    pub value: f64,
-    /// How sure the figure is.
-    pub certainty: Certainty,
 }
 
 impl TableConfig {
@@ -251,8 +254,8 @@ impl TableConfig {
                 return usage(format!("fine_tune: `{}` cannot be a name", column.name));
             }
             let same = |other: &&FineTune| {
-                (&other.train, &other.from_scratch, other.labels_per_class, other.img_size)
-                    == (&column.train, &column.from_scratch, column.labels_per_class, column.img_size)
+                let of = |f: &FineTune| (f.labels_per_class, f.img_size, f.after.clone(), f.data.clone());
+                (&other.train, &other.from_scratch, of(other)) == (&column.train, &column.from_scratch, of(column))
             };
             if let Some(other) = self.fine_tune[..i].iter().find(same) {
                 return usage(format!("fine_tune: `{}` is the same as `{}`", column.name, other.name));
@@ -261,11 +264,11 @@ impl TableConfig {
                 let at = |e| Error::Usage(format!("fine_tune.{}: {e}", column.name));
                 fine_tuned_model(model, column, &column.train, classes).check().map_err(at)?;
             }
-            let samples = if column.labels_per_class == 0 { samples } else { column.labels_per_class.saturating_mul(classes) };
-            for (key, how) in [("train", &column.train), ("from_scratch", &column.from_scratch)] {
-                how.recipe.check(&format!("fine_tune.{}.{key}", column.name), samples)?;
+            if column.data.is_none() {
+                column.check_recipes(samples, classes)?;
             }
         }
+        self.check_chains()?;
         let own = self.teachers.iter().filter_map(|t| Some((format!("teachers.{}.normalise", t.name), t.normalise.as_ref()?)));
         for (at, normalise) in std::iter::once(("data.normalise".to_string(), &self.data.normalise)).chain(own) {
             for (key, n) in [("mean", normalise.mean.len()), ("std", normalise.std.len())] {
@@ -276,6 +279,9 @@ impl TableConfig {
             if let Some(s) = normalise.std.iter().find(|s| !(**s > 0.0 && s.is_finite())) {
                 return usage(format!("{at}.std: {s} must be positive"));
             }
+        }
+        if let Some(crop) = self.data.evaluation_crop.filter(|crop| !(*crop > 0.0 && *crop <= 1.0)) {
+            return usage(format!("data.evaluation_crop: {crop} is not above 0 and at most 1"));
         }
         let known = |c: &str| [PROBE_CLS, PROBE_AVG, KNN].contains(&c) || self.fine_tune.iter().any(|f| f.name == c);
         if let Some(column) = self.columns.iter().find(|c| !known(c)) {

@@ -7,6 +7,7 @@ use fd_compute::{DType, Device, Layout, Params, Planner};
 use fd_data::{Augment, Crop, DataSpec, Loader, LoaderConfig, Mix, Source, Subset, open};
 use fd_model::{Checkpoint, Init, Model, ModelConfig, Taps, initialise};
 
+use super::chain::OwnData;
 use super::config::{Data, FineTune, TableConfig};
 use super::render::thousands;
 use crate::Error;
@@ -14,7 +15,7 @@ use crate::dino::{Dino, DinoLearner, HEAD};
 use crate::evaluate::in_order;
 use crate::graph::hex;
 use crate::masked::DECODER;
-use crate::recipe::{Recipe, Supervised, plain_view};
+use crate::recipe::{Normalise, Recipe, Supervised, central_view, plain_view};
 use crate::train::{Loss, Task};
 
 /// An encoder: what it is and its weights under official names. A teacher's weights may carry the head it was pretrained with (`head.`).
@@ -49,6 +50,8 @@ pub struct Context {
     pub classes: usize,
     /// Names of the data's contents: training, test.
     pub fingerprints: [String; 2],
+    /// Of fine-tunings with training images of their own, by their names.
+    pub own: HashMap<String, OwnData>,
 }
 
 impl Context {
@@ -83,7 +86,8 @@ impl Context {
                 return usage(format!("{key}: images of {found} channels, models with in_chans = {expected}"));
             }
         }
-        Ok(Context { config, device, train, test, classes, fingerprints: [train_print, test_print] })
+        let own = OwnData::open(&config, train.class_names(), sources)?;
+        Ok(Context { config, device, train, test, classes, fingerprints: [train_print, test_print], own })
     }
 
     /// Weights with their model's description, the statistics of its images among it.
@@ -98,9 +102,10 @@ impl Context {
 
     /// The training images of a fine-tuning: all, or a balanced subset that belongs to the seed.
     pub fn labelled(&self, column: &FineTune, seed: u64) -> Result<Arc<dyn Source>, Error> {
+        let train = self.own.get(&column.name).map_or(&self.train, |own| &own.train).clone();
         Ok(match column.labels_per_class {
-            0 => self.train.clone(),
-            n => Arc::new(Subset::balanced(self.train.clone(), n, seed)?),
+            0 => train,
+            n => Arc::new(Subset::balanced(train, n, seed)?),
         })
     }
 
@@ -116,14 +121,24 @@ impl Context {
         vec![Crop { augment, views: 1 }]
     }
 
-    /// Test images of a size in their order, unaugmented.
-    pub fn test_images(&self, size: (usize, usize)) -> Result<Loader, Error> {
-        in_order(&self.test, plain_view(size, &self.config.data.normalise)?)
+    /// Test images of a size in their order, unaugmented, normalised as the table says or by statistics of their own.
+    pub fn test_images(&self, size: (usize, usize), own: Option<&Normalise>) -> Result<Loader, Error> {
+        in_order(&self.test, self.evaluation(size, own)?)
     }
 
-    /// Training images of a size in their order, unaugmented.
-    pub fn train_images(&self, size: (usize, usize)) -> Result<Loader, Error> {
-        in_order(&self.train, plain_view(size, &self.config.data.normalise)?)
+    /// The same of the training images.
+    pub fn train_images(&self, size: (usize, usize), own: Option<&Normalise>) -> Result<Loader, Error> {
+        in_order(&self.train, self.evaluation(size, own)?)
+    }
+
+    /// How images of a size are evaluated.
+    fn evaluation(&self, size: (usize, usize), own: Option<&Normalise>) -> Result<Augment, Error> {
+        let Data { normalise, evaluation_crop, .. } = &self.config.data;
+        let normalise = own.unwrap_or(normalise);
+        match evaluation_crop {
+            Some(crop) => central_view(size, *crop, normalise),
+            None => plain_view(size, normalise),
+        }
     }
 }
 
@@ -165,12 +180,12 @@ pub fn onto(mut start: Params, given: Option<&Checkpoint>) -> Result<Params, Err
 }
 
 /// A classifier's training step.
-pub fn classifier(vit: &Model, layout: &Arc<Layout>, recipe: &Recipe, classes: usize) -> Result<Task, Error> {
+pub fn classifier(vit: &Model, layout: &Arc<Layout>, recipe: &Recipe) -> Result<Task, Error> {
     let mut p = Planner::new();
     p.train(layout);
     let (config, micro) = (vit.config(), recipe.batch / recipe.accumulate);
     let images = p.input([micro, config.in_chans(), config.img_size().0, config.img_size().1]);
-    let targets = p.input([micro, classes]);
+    let targets = p.input([micro, config.num_classes()]);
     let features = vit.plan(&mut p, images, Taps::default())?;
     let logits = features.logits.ok_or_else(|| Error::Usage("a classifier needs num_classes".into()))?;
     let loss = p.cross_entropy(logits, targets)?;
@@ -228,7 +243,7 @@ pub fn fits_memory(what: &str, bytes: u64) -> Result<(), Error> {
 pub struct Sources(HashMap<String, (Arc<dyn Source>, String)>);
 
 impl Sources {
-    fn open(&mut self, key: &str, spec: &DataSpec, per_class: usize, labels: bool) -> Result<(Arc<dyn Source>, String), Error> {
+    pub(super) fn open(&mut self, key: &str, spec: &DataSpec, per_class: usize, labels: bool) -> Result<(Arc<dyn Source>, String), Error> {
         let name = format!("{spec:?} {per_class} {labels}");
         if let Some(open) = self.0.get(&name) {
             return Ok(open.clone());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::context::Context;
-use super::result::{Cell, Column, Kind, PaperFigure, Row, TableResult};
+use super::result::{Cell, Column, Kind, Row, TableResult};
 use super::work::PREDICTIONS;
 use crate::Error;
 use crate::graph::{Graph, NodeId, Store};
@@ -134,16 +134,7 @@ impl TablePlan {
         }
         c.gains.iter().for_each(|gain| result.compare_gains(&gain.of, &gain.against));
         let named = |row: &str| self.rows.iter().any(|r| r.name == row);
-        let paper = c.paper.iter().filter(|p| named(&p.row));
-        result.paper = paper
-            .map(|p| PaperFigure {
-                row: p.row.clone(),
-                model: p.model.clone(),
-                measure: p.measure.clone(),
-                value: p.value,
-                certainty: p.certainty,
-            })
-            .collect();
+        result.paper = c.paper.iter().filter(|p| named(&p.row)).cloned().collect();
         Ok(result)
     }
 

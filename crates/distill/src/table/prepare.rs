@@ -103,7 +103,7 @@ impl TableWork {
         input: Option<&Checkpoint>,
     ) -> Result<Prepared, Error> {
         let c = &self.context;
-        let config = fine_tuned_model(model, column, how, c.classes);
+        let config = fine_tuned_model(model, column, how, c.classes_of(column));
         let (vit, start) = random(&config, c.config.init, self.seed)?;
         let pretrained = input.map(|weights| {
             let mut weights = model.fine_tuning_weights(weights.clone());
@@ -118,7 +118,7 @@ impl TableWork {
 
     fn train_classifier(&self, vit: &Model, params: Params, how: &Supervised, source: &Arc<dyn Source>) -> Result<Prepared, Error> {
         let c = &self.context;
-        let task = classifier(vit, params.layout(), &how.recipe, c.classes)?;
+        let task = classifier(vit, params.layout(), &how.recipe)?;
         let view = how.views.augment(vit.config().img_size(), &c.config.data.normalise)?;
         let loader = c.loader(source, c.one(view), &how.recipe, self.seed)?;
         let learner = PlanLearner::new(task, c.device, self.seed, vec![], Some(mix(how)?));

@@ -4,6 +4,7 @@ mod csv;
 mod figure;
 pub(crate) mod latex;
 pub(crate) mod markdown;
+pub(super) mod paper;
 mod verdict;
 
 use crate::statistics::Interval;

@@ -133,15 +133,16 @@ pub struct GainDifference {
 }
 
 /// A number of the paper, on its data and with its models.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PaperFigure {
-    /// Name of our row that it stands beside.
+    /// The row of ours that it stands beside, such as `DINO` or `DINO + FD`.
     pub row: String,
     /// The paper's model, such as `DINO ViT-B`.
     pub model: String,
-    /// The paper's measure: `fine-tune` or `linear probe`.
+    /// What was measured: `fine-tune` or `linear probe`.
     pub measure: String,
-    /// Top-1 accuracy in percent.
+    /// Top-1 accuracy on ImageNet-1K, in percent.
     pub value: f64,
     /// Where the number comes from.
     pub certainty: Certainty,

@@ -19,7 +19,7 @@ use crate::evaluate::{Output, Outputs, outputs, pixels};
 use crate::graph::{Running, Work};
 use crate::pretrain::Pretrain;
 use crate::probe::{knn, probe};
-use crate::recipe::{Recipe, Supervised};
+use crate::recipe::{Normalise, Recipe, Supervised};
 use crate::train::{At, Stage};
 use crate::{Error, sha256_hex};
 
@@ -65,7 +65,7 @@ pub enum Job {
     },
     /// Fine-tunes the first input and predicts the test images.
     FineTune {
-        /// Its architecture.
+        /// Its architecture: an encoder, or the classifier of the fine-tuning before this one.
         model: ModelConfig,
         /// The column.
         column: Box<FineTune>,
@@ -76,6 +76,8 @@ pub enum Job {
     Probe {
         /// Its architecture.
         model: ModelConfig,
+        /// Statistics of its images' channels, if not those of the table.
+        normalise: Option<Normalise>,
     },
     /// The same on the pixels.
     Pixels,
@@ -139,21 +141,26 @@ impl TableWork {
                 "distil": Distil { recompute: false, ..c.distil.clone() }, "teacher": lessons::identity(c, lessons), "student": student, "init": c.init, "seed": self.seed, "train": train, "view": view,
             }),
             Job::FineTune { model, column, from_scratch } => {
-                let size = column.img_size.unwrap_or(c.student.img_size());
-                json!({
+                let mut identity = json!({
                     "fine_tune": self.supervised(column, *from_scratch), "labels_per_class": column.labels_per_class, "model": model,
                     "init": c.init, "seed": self.seed, "train": train, "test": test,
-                    "view": { "normalise": c.data.normalise, "img_size": size },
-                })
+                    "view": self.context.evaluated(column.img_size.unwrap_or(model.img_size()), None),
+                });
+                self.context.identify(column, &mut identity);
+                identity
             }
-            Job::Probe { model } => {
+            Job::Probe { model, normalise } => {
+                let view = self.context.evaluated(c.student.img_size(), normalise.as_ref());
                 let mut identity = json!({ "probe": c.probe, "knn": c.knn, "model": model, "seed": self.seed, "train": train, "test": test, "view": view });
                 if !model.cls_token() {
                     identity["neighbours"] = json!("average");
                 }
                 identity
             }
-            Job::Pixels => json!({ "pixels": c.probe, "knn": c.knn, "seed": self.seed, "train": train, "test": test, "view": view }),
+            Job::Pixels => {
+                let view = self.context.evaluated(c.student.img_size(), None);
+                json!({ "pixels": c.probe, "knn": c.knn, "seed": self.seed, "train": train, "test": test, "view": view })
+            }
         }
     }
 
@@ -168,7 +175,7 @@ impl TableWork {
             let mut layout = Layout::builder();
             let vit = Model::declare(model, &mut layout, "")?;
             let layout = layout.finish();
-            let plan = classifier(&vit, &layout, &how.recipe, c.classes)?.plan;
+            let plan = classifier(&vit, &layout, &how.recipe)?.plan;
             Ok(Cost::of(&[plan], layout.count(), 0, &how.recipe, samples))
         };
         match &self.job {
@@ -194,7 +201,7 @@ impl TableWork {
             }
             Job::FineTune { model, column, from_scratch } => {
                 let how = self.supervised(column, *from_scratch);
-                classifier(&fine_tuned_model(model, column, how, c.classes), how, c.labelled(column, self.seed)?.len())
+                classifier(&fine_tuned_model(model, column, how, c.classes_of(column)), how, c.labelled(column, self.seed)?.len())
             }
             Job::Given(_) | Job::Shipped { .. } | Job::Random { .. } | Job::Probe { .. } | Job::Pixels => Ok(Cost::default()),
         }
@@ -246,18 +253,23 @@ impl Work for TableWork {
                 }
             }
             Job::FineTune { model, column, from_scratch } => {
-                let input = self.input(stage, 0, model, false)?;
+                let input = self.input(stage, 0, model, c.keeps_head(column))?;
                 let trained = self.train(stage, &[input])?;
-                let config = fine_tuned_model(model, column, self.supervised(column, *from_scratch), c.classes);
+                let config = fine_tuned_model(model, column, self.supervised(column, *from_scratch), c.classes_of(column));
                 let weights = Checkpoint::of(&trained, "");
+                if !c.measures(column) {
+                    stage.write_weights(WEIGHTS, &c.described(weights, &config)?)?;
+                    return Ok(vec![]);
+                }
                 let (vit, params) = loaded(&config, &weights)?;
-                let [logits] = outputs(&vit, &params, [Output::Logits], &c.test_images(config.img_size())?, c.device)?;
+                let [logits] = outputs(&vit, &params, [Output::Logits], &c.test_images(config.img_size(), None)?, c.device)?;
                 stage.write_weights(WEIGHTS, &c.described(weights, &config)?)?;
                 return predictions(stage, &[(column.name.as_str(), logits)]);
             }
-            Job::Probe { model } => {
+            Job::Probe { model, normalise } => {
                 let (vit, params) = loaded(model, &self.input(stage, 0, model, false)?)?;
-                let sets = [c.train_images(model.img_size())?, c.test_images(model.img_size())?];
+                let (size, own) = (model.img_size(), normalise.as_ref());
+                let sets = [c.train_images(size, own)?, c.test_images(size, own)?];
                 if model.cls_token() {
                     let of = |loader: &Loader| outputs(&vit, &params, [Output::Cls, Output::MeanPatches], loader, c.device);
                     let ([train_cls, train], [test_cls, test]) = (of(&sets[0])?, of(&sets[1])?);
@@ -269,7 +281,7 @@ impl Work for TableWork {
             }
             Job::Pixels => {
                 let size = c.config.student.img_size();
-                let (train, test) = (pixels(&c.train_images(size)?)?, pixels(&c.test_images(size)?)?);
+                let (train, test) = (pixels(&c.train_images(size, None)?)?, pixels(&c.test_images(size, None)?)?);
                 return self.judge(stage, Some((&train, &test)), (&train, &test));
             }
         }

@@ -80,7 +80,7 @@ impl TableResult {
         let recalled = self.paper.iter().any(|p| p.certainty == Certainty::Recalled);
         let recalled = if recalled { " \"Recalled\" numbers were written down from memory." } else { "" };
         format!(
-            "The paper's columns are ImageNet-1K with models of the size of ViT-B ({models}) and the paper's own training: \
+            "The paper's columns are ImageNet-1K with its own models ({models}) and its own training: of other data or other models \
              their level is not comparable with ours.{recalled}"
         )
     }
@@ -141,7 +141,7 @@ Fashion-MNIST, 6,000 training images; 10,000 test images. Seeds: 0, 7.
 
 Top-1 accuracy in percent: mean ± standard deviation over seeds (number of seeds).
 
-The paper's columns are ImageNet-1K with models of the size of ViT-B (DINO ViT-B, DINO ViT-B + FD) and the paper's own training: \
+The paper's columns are ImageNet-1K with its own models (DINO ViT-B, DINO ViT-B + FD) and its own training: of other data or other models \
 their level is not comparable with ours. \"Recalled\" numbers were written down from memory.
 
 ## Differences
