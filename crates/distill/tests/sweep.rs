@@ -183,7 +183,7 @@ fn shipped_sweeps_can_be_run() {
         let mut seen = vec![];
         for point in expand(&config).unwrap() {
             let (mut table, resolved) = config.resolve::<TableConfig>(&BASE, &[], &point).unwrap();
-            table.teachers.retain(|t| config.teachers.contains(&t.name));
+            table.keep_teachers(&config.teachers).unwrap();
             buildable(&table).unwrap_or_else(|e| panic!("{}: {}: {e}", config.name, point.title(&config)));
             assert!(!seen.contains(&resolved), "{}: {} is there twice", config.name, point.title(&config));
             seen.push(resolved);
