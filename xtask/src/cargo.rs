@@ -35,28 +35,52 @@ pub fn code(status: ExitStatus) -> u8 {
     status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)
 }
 
-/// Builds `distill` for speed and returns where it lies.
-fn built() -> Result<PathBuf> {
-    let build = status(&mut cargo(&["build", "--release", "--package", "fd-distill", "--bin", "distill"])?)?;
-    if !build.success() {
-        bail!("`distill` does not build");
+/// The binaries that tasks are handed to.
+#[derive(Clone, Copy, Debug)]
+pub enum Binary {
+    Distill,
+    Analyze,
+}
+
+impl Binary {
+    /// (package, binary).
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Binary::Distill => ("fd-distill", "distill"),
+            Binary::Analyze => ("fd-analysis", "analyze"),
+        }
     }
-    Ok(target()?.join("release").join(format!("distill{}", std::env::consts::EXE_SUFFIX)))
+
+    /// Builds it for speed and returns where it lies.
+    fn built(self) -> Result<PathBuf> {
+        let (package, name) = self.names();
+        let build = status(&mut cargo(&["build", "--release", "--package", package, "--bin", name])?)?;
+        if !build.success() {
+            bail!("`{name}` does not build");
+        }
+        Ok(target()?.join("release").join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
+    }
+
+    /// Builds it and runs it in this process's place where the system can do that: signals then reach the run itself.
+    pub fn take_over(self, args: &[OsString]) -> Result<u8> {
+        let mut command = Command::new(self.built()?);
+        command.args(args);
+        #[cfg(unix)]
+        return Err(std::os::unix::process::CommandExt::exec(&mut command)).with_context(|| format!("`{}` cannot be run", self.names().1));
+        #[cfg(not(unix))]
+        Ok(code(status(&mut command)?))
+    }
 }
 
 /// Builds `distill` and runs `distill SUBCOMMAND ARGS` in the current directory; its exit code.
 pub fn distill(subcommand: &str, args: &[OsString]) -> Result<u8> {
-    Ok(code(status(Command::new(built()?).arg(subcommand).args(args))?))
+    Ok(code(status(Command::new(Binary::Distill.built()?).arg(subcommand).args(args))?))
 }
 
-/// As [`distill`], but in this process's place where the system can do that: signals then reach the run itself.
+/// As [`distill`], but in this process's place.
 pub fn become_distill(subcommand: &str, args: &[OsString]) -> Result<u8> {
-    let mut command = Command::new(built()?);
-    command.arg(subcommand).args(args);
-    #[cfg(unix)]
-    return Err(std::os::unix::process::CommandExt::exec(&mut command)).context("`distill` cannot be run");
-    #[cfg(not(unix))]
-    Ok(code(status(&mut command)?))
+    let args: Vec<OsString> = std::iter::once(subcommand.into()).chain(args.iter().cloned()).collect();
+    Binary::Distill.take_over(&args)
 }
 
 /// `cargo test --workspace ARGS`: the test profile is optimised (Cargo.toml says how), so that numeric tests take minutes.

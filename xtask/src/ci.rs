@@ -1,9 +1,9 @@
 //! All checks, one after the other; the first that fails ends it.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cargo;
 
@@ -24,12 +24,23 @@ impl From<u8> for Outcome {
 
 type Step = (&'static str, fn() -> Result<Outcome>);
 
-const STEPS: [Step; 6] =
-    [("format", format), ("clippy", clippy), ("doc", doc), ("test", test), ("reproduce-table --preset smoke", table), ("parity", parity)];
+const STEPS: [Step; 7] = [
+    ("format", format),
+    ("clippy", clippy),
+    ("doc", doc),
+    ("test", test),
+    ("reproduce-table --preset smoke", table),
+    ("parity", parity),
+    ("report in Chromium", report),
+];
+
+/// Is this a machine for checks, where nothing may be left out?
+fn strict() -> bool {
+    std::env::var_os("CI").is_some_and(|v| v == "true")
+}
 
 /// Runs the steps. With CI=true a step that is skipped counts as failed.
 pub fn run() -> Result<u8> {
-    let strict = std::env::var_os("CI").is_some_and(|v| v == "true");
     let (start, mut lines) = (Instant::now(), vec![]);
     for (name, step) in STEPS {
         println!("ci: {name} …");
@@ -39,7 +50,7 @@ pub fn run() -> Result<u8> {
         let (word, stop) = match outcome {
             Outcome::Passed => ("ok".into(), None),
             Outcome::Failed(code) => (format!("FAILED (exit code {code})"), Some(code)),
-            Outcome::Skipped(why) => (format!("skipped: {why}"), strict.then_some(1)),
+            Outcome::Skipped(why) => (format!("skipped: {why}"), strict().then_some(1)),
         };
         lines.push(format!("ci: {name}: {word}, {seconds:.1} s"));
         if let Some(code) = stop {
@@ -92,4 +103,28 @@ fn parity() -> Result<Outcome> {
         return Ok(Outcome::Skipped(format!("{} is not there", goldens.display())));
     }
     Ok(cargo::distill("parity", &[goldens.into()])?.into())
+}
+
+/// Opens a sample report in headless Chromium and uses it. With CI=true the browser is installed if it is not there.
+fn report() -> Result<Outcome> {
+    let tools = cargo::root().join("tools");
+    if !Command::new("python3").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success()) {
+        return Ok(Outcome::Skipped("python3 is not there".into()));
+    }
+    let mut browser = Command::new("sh");
+    browser.arg(tools.join("browser.sh")).args((!strict()).then_some("--check"));
+    let found = browser.output().context("sh cannot be run")?;
+    if !found.status.success() {
+        let said = String::from_utf8_lossy(&found.stderr);
+        return Ok(Outcome::Skipped(said.lines().last().unwrap_or("there is no browser").into()));
+    }
+    let folder = cargo::target()?.join("ci/report");
+    let mut example = cargo::cargo(&["run", "--quiet", "--package", "fd-analysis", "--example", "sample_report", "--"])?;
+    let written = cargo::status(example.arg(&folder))?;
+    if !written.success() {
+        return Ok(cargo::code(written).into());
+    }
+    let mut test = Command::new("python3");
+    test.arg(tools.join("report_in_chromium.py")).args([folder.join("report.html"), folder]);
+    Ok(cargo::code(cargo::status(&mut test)?).into())
 }

@@ -16,12 +16,14 @@ usage: cargo xtask TASK [ARGUMENTS]
   config [ARGS] [PREFIX]  every key of a table's configuration: `distill config ARGS`, such as `config distil.recipe`
   inspect, convert, features, knn, init, run, …
                           weight files and runs of your own: `distill TASK ARGS`, such as `inspect FILE`
+  plots [RUN] [ARGS]      every figure of the paper for a finished table, and report.html: `analyze plots RUN ARGS`
+  analyze ANALYSIS [ARGS] what trained models do: `analyze ANALYSIS ARGS`, such as `analyze attention --weights FILE --data DIR --out DIR`
   doctor [--json]         what this machine gives, and what to do about what is missing: `distill doctor`
   status [DIR]            how the runs below runs/ stand: `distill status DIR`
   parity DIR              our engine against a folder of golden vectors: `distill parity DIR`
   bench ARGS              speed: `distill bench ARGS`, such as `bench fd-step --preset mini`
   test [ARGS]             `cargo test --workspace ARGS`
-  ci                      everything that has to hold: format, lints, docs, tests, a small table, parity";
+  ci                      everything that has to hold: format, lints, docs, tests, a small table, parity, a report in Chromium";
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
         "reproduce-table" => cargo::become_distill("table", rest),
         "sweep" | "run" | "init" | "plan" | "config" | "status" | "inspect" | "convert" | "features" | "knn" | "parity" | "bench"
         | "doctor" => cargo::become_distill(&task, rest),
+        "analyze" => cargo::Binary::Analyze.take_over(rest),
+        "plots" => cargo::Binary::Analyze.take_over(&[&["plots".into()], rest].concat()),
         "test" => cargo::test(rest),
         "ci" => ci::run(),
         "help" | "--help" | "-h" => {

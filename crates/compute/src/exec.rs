@@ -155,8 +155,31 @@ impl Plan {
     pub fn forward(&self, cx: &mut Cx) -> Result<(), Error> {
         self.check(cx)?;
         match cx.arena.dtype() {
-            DType::F32 => self.walk::<f32>(&self.forward, cx, None),
-            DType::F64 => self.walk::<f64>(&self.forward, cx, None),
+            DType::F32 => self.walk::<f32>(&self.forward, cx, None, |_, _| {}),
+            DType::F64 => self.walk::<f64>(&self.forward, cx, None, |_, _| {}),
+        }
+        Ok(())
+    }
+
+    /// As [`Plan::forward`]; `see(i, arena)` is called when `watched[i]` has been computed, before other values take its memory. So what
+    /// is large and looked at once need not be [kept](crate::Planner::keep). Inputs are not watched: they are known.
+    pub fn forward_watching(&self, cx: &mut Cx, watched: &[Act], mut see: impl FnMut(usize, &Arena)) -> Result<(), Error> {
+        self.check(cx)?;
+        watched.iter().for_each(|act| assert_eq!(act.plan, self.id, "an activation of another plan"));
+        let mut outputs: Vec<(usize, usize)> = vec![];
+        for (op, described) in self.ops.iter().enumerate() {
+            let of_op = described.wiring().outputs;
+            outputs.extend(watched.iter().enumerate().filter(|(_, act)| of_op.contains(act)).map(|(i, _)| (op, i)));
+        }
+        let mut next = outputs.into_iter().peekable();
+        let behind = |step: &Step, arena: &Arena| {
+            while let Some((_, i)) = next.next_if(|(op, _)| *op == step.op) {
+                see(i, arena);
+            }
+        };
+        match cx.arena.dtype() {
+            DType::F32 => self.walk::<f32>(&self.forward, cx, None, behind),
+            DType::F64 => self.walk::<f64>(&self.forward, cx, None, behind),
         }
         Ok(())
     }
@@ -193,10 +216,11 @@ impl Plan {
                 grads.all_mut::<T>()[range].fill(T::ZERO);
             }
         }
-        self.walk::<T>(&self.backward, cx, Some(grads));
+        self.walk::<T>(&self.backward, cx, Some(grads), |_, _| {});
     }
 
-    fn walk<T: Real>(&self, steps: &[Step], cx: &mut Cx, mut grads: Option<&mut Grads>) {
+    /// Runs steps in order and calls `behind` after each.
+    fn walk<T: Real>(&self, steps: &[Step], cx: &mut Cx, mut grads: Option<&mut Grads>, mut behind: impl FnMut(&Step, &Arena)) {
         let mut sets: [&[T]; MAX_SETS] = [&[]; MAX_SETS];
         cx.params.iter().zip(&mut sets).for_each(|(p, s)| *s = p.all::<T>());
         let layout = grads.as_ref().map(|g| g.layout().clone());
@@ -215,6 +239,7 @@ impl Plan {
                 StepKind::Backward { .. } => self.ops[step.op].backward(&mut env),
                 _ => self.ops[step.op].forward(&mut env),
             }
+            behind(step, cx.arena);
         }
     }
 

@@ -45,6 +45,7 @@ mod plan;
 mod planner;
 mod random;
 mod real;
+pub mod reduce;
 mod schedule;
 mod shape;
 pub mod simd;

@@ -48,6 +48,8 @@ pub trait Real:
     fn exp<S: Simd>(self) -> Self;
     /// (x Φ(x), its derivative): see [`math::gelu`].
     fn gelu<S: Simd>(self) -> (Self, Self);
+    /// x ln x for x from 0 to 1 (or above); 0 where x is 0. For f32 see [`math::x_ln_x`].
+    fn x_ln_x<S: Simd>(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
     /// Natural logarithm.
@@ -59,7 +61,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident, $dtype:expr, $exp:expr, $gelu:expr) => {
+    ($t:ident, $dtype:expr, $exp:expr, $gelu:expr, $x_ln_x:expr) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -86,6 +88,10 @@ macro_rules! real {
                 $gelu(self)
             }
             #[inline(always)]
+            fn x_ln_x<S: Simd>(self) -> Self {
+                $x_ln_x(self)
+            }
+            #[inline(always)]
             fn sqrt(self) -> Self {
                 $t::sqrt(self)
             }
@@ -105,5 +111,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, crate::DType::F32, math::exp::<S>, math::gelu::<S>);
-real!(f64, crate::DType::F64, libm::exp, math::gelu_f64);
+real!(f32, crate::DType::F32, math::exp::<S>, math::gelu::<S>, math::x_ln_x::<S>);
+real!(f64, crate::DType::F64, libm::exp, math::gelu_f64, math::x_ln_x_f64);

@@ -197,6 +197,30 @@ fn drop_path_is_off_outside_training() {
 }
 
 #[test]
+fn watched_values_are_seen_before_their_memory_serves_others() {
+    let run = |keep: bool| {
+        let mut p = Planner::new();
+        let input = p.input([3, 32]);
+        let mut acts = vec![];
+        for _ in 0..6 {
+            acts.push(p.activation(acts.last().copied().unwrap_or(input), Activation::Gelu));
+        }
+        acts.iter().filter(|_| keep).for_each(|&act| p.keep(act));
+        let plan = p.finish().expect("a plan");
+        let mut arena = Arena::new(&plan, DType::F64);
+        arena.write_f64(input, &(0..96).map(|i| 0.05 * f64::from(i) - 2.0).collect::<Vec<_>>());
+        let (watched, mut seen) = ([acts[4], acts[0], acts[2]], vec![]);
+        let mut cx = Cx::new(&Device::Cpu, &[], &mut arena, StepKey::default());
+        plan.forward_watching(&mut cx, &watched, |i, arena| seen.push((i, arena.to_f64(watched[i])))).expect("forward");
+        let kept: Vec<_> = acts.iter().filter(|_| keep).map(|&act| arena.to_f64(act)).collect();
+        (seen, kept, plan.arena_len())
+    };
+    let ((seen, _, small), (same, kept, large)) = (run(false), run(true));
+    assert_eq!(seen, [(1, kept[0].clone()), (2, kept[2].clone()), (0, kept[4].clone())]);
+    assert!(seen == same && small < large, "{small} of {large} elements");
+}
+
+#[test]
 fn a_frozen_set_gets_no_backward_step() {
     let (mut a, mut b) = (Layout::builder(), Layout::builder());
     let (teacher, student) = (a.add("w", &[5, 4]), b.add("w", &[5, 4]));

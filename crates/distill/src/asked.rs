@@ -32,6 +32,8 @@ pub struct Asked {
 pub struct Opened {
     import: Import,
     at: usize,
+    /// The file's path.
+    pub file: PathBuf,
     /// The architecture.
     pub model: ModelConfig,
     /// How its images are normalised.
@@ -68,7 +70,7 @@ impl Asked {
                 return Err(Error::Usage(format!("--{key}: {n} values for {} channels", model.in_chans())));
             }
         }
-        Ok(Opened { at, model, normalise, allow, import })
+        Ok(Opened { at, file: self.file.clone(), model, normalise, allow, import })
     }
 }
 

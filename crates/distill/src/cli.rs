@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use fd_compute::Device;
-use fd_compute::simd::Level;
 use fd_distill::Error;
+use fd_distill::arguments::{MachineArgs, at_most};
 use fd_distill::bench::{BenchOptions, Preset};
 use fd_distill::config::Source;
 
@@ -27,18 +27,8 @@ use crate::commands::{PaperOptions, RunOptions, SweepOptions, TableOptions};
 #[derive(Debug, Parser)]
 #[command(name = "distill", version, arg_required_else_help = false)]
 pub struct Cli {
-    /// Where to compute: auto, cpu or cuda:N
-    #[arg(long, global = true, default_value = "auto")]
-    pub device: Device,
-    /// Threads; default: one a core
-    #[arg(long, global = true, value_parser = at_most::<1024>)]
-    pub threads: Option<usize>,
-    /// Instruction set: scalar, avx2 or avx512; default: the best there is. Results repeat bit for bit at one level only
-    #[arg(long, global = true, value_parser = level)]
-    pub simd: Option<Level>,
-    /// More messages; twice for still more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -310,19 +300,9 @@ impl FdStepArgs {
     }
 }
 
-/// A number in 1..=MAX.
-fn at_most<const MAX: usize>(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| (1..=MAX).contains(n)).ok_or_else(|| format!("expected a number from 1 to {MAX}"))
-}
-
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).ok_or_else(|| "expected a number of seconds".into())
-}
-
-fn level(text: &str) -> Result<Level, String> {
-    let levels = [Level::Scalar, Level::Avx2, Level::Avx512];
-    levels.into_iter().find(|l| l.name() == text).ok_or_else(|| "expected scalar, avx2 or avx512".into())
 }
 
 /// `3` is 0, 1, 2; `0,5` is 0 and 5; `3,` is 3 alone.
@@ -336,13 +316,6 @@ fn seeds(text: &str) -> Result<Seeds, String> {
     let seeds: Vec<u64> = list.map(|s| s.trim().parse::<u32>().map(u64::from)).collect::<Result<_, _>>().map_err(|_| expected())?;
     let repeated = seeds.iter().enumerate().any(|(i, s)| seeds[..i].contains(s));
     if repeated { Err(expected()) } else { Ok(Seeds(seeds)) }
-}
-
-/// Clap's message without its usage block, in one line.
-pub fn one_line(e: &clap::Error) -> String {
-    let text = e.to_string();
-    let told = text.lines().take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
-    told.map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -368,6 +341,6 @@ mod tests {
     #[test]
     fn global_options_may_stand_anywhere() {
         let cli = Cli::try_parse_from(["distill", "bench", "fd-step", "--preset", "mini", "--threads", "1", "-vv"]).unwrap();
-        assert_eq!((cli.threads, cli.verbose, cli.device), (Some(1), 2, Device::Cpu));
+        assert_eq!((cli.machine.threads, cli.machine.verbose, cli.machine.device), (Some(1), 2, Device::Cpu));
     }
 }

@@ -1,6 +1,5 @@
 //! Training curves of a run as a figure, from the `metrics.csv` of its stages.
 
-mod axis;
 mod draw;
 
 use std::path::Path;

@@ -23,6 +23,8 @@ pub enum Output {
     Tokens,
     /// CLIP's image embedding `[D]`.
     Projected,
+    /// All tokens as the first block reads them [N, C].
+    Embedded,
     /// All tokens behind a block (from 0), before any final norm [N, C].
     Block(usize),
 }
@@ -36,6 +38,7 @@ impl Output {
             Output::Cls => "cls".into(),
             Output::Tokens => "tokens".into(),
             Output::Projected => "projected".into(),
+            Output::Embedded => "embedded".into(),
             Output::Block(i) => format!("blocks.{i}"),
         }
     }
@@ -46,9 +49,9 @@ impl std::str::FromStr for Output {
 
     fn from_str(text: &str) -> Result<Output, String> {
         let block = || text.strip_prefix("blocks.").and_then(|n| n.parse().ok()).map(Output::Block);
-        let known = [Output::Logits, Output::MeanPatches, Output::Cls, Output::Tokens, Output::Projected];
+        let known = [Output::Logits, Output::MeanPatches, Output::Cls, Output::Tokens, Output::Projected, Output::Embedded];
         let found = known.into_iter().find(|output| output.name() == text).or_else(block);
-        found.ok_or_else(|| "expected cls, mean, tokens, projected, logits or blocks.N".into())
+        found.ok_or_else(|| "expected cls, mean, tokens, projected, logits, embedded or blocks.N".into())
     }
 }
 
@@ -130,6 +133,7 @@ impl Pass {
                 Output::Cls if features.cls => p.pool(features.map(), Pooling::Token(0))?,
                 Output::Cls => return Err(refuse("CLS token".into())),
                 Output::Tokens => features.map(),
+                Output::Embedded => features.embedded,
                 Output::Projected => features.projected.ok_or_else(|| refuse("projection".into()))?,
                 Output::Block(i) => {
                     *features.blocks.get(i).ok_or_else(|| refuse(format!("block {i}: there are {}, from 0 on", features.blocks.len())))?

@@ -1,7 +1,9 @@
 //! Figures for papers: one drawing gives an SVG (text stays text) and a PNG of twice the size.
 
-pub(crate) mod canvas;
+pub mod axis;
+pub mod canvas;
 pub(crate) mod chart;
+pub mod strokes;
 
 use std::path::Path;
 

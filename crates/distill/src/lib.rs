@@ -1,5 +1,6 @@
 //! Feature distillation: objectives, training, evaluation, tables.
 
+pub mod arguments;
 pub mod asked;
 pub mod bench;
 mod checksum;
@@ -12,7 +13,7 @@ pub mod doctor;
 mod error;
 pub mod evaluate;
 pub mod features;
-mod figure;
+pub mod figure;
 pub mod graph;
 pub mod groups;
 pub mod in_dfdx;

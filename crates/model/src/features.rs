@@ -7,7 +7,8 @@ use fd_compute::{Act, Planner};
 pub struct Taps {
     /// Every block's output and the values before and after the final norm.
     pub blocks: bool,
-    /// Every block's attention probabilities [B, H, N, N] ([B W, H, n, n] of W windows of n tokens).
+    /// Every block's attention probabilities [B, H, N, N] ([B W, H, n, n] of W windows of n tokens), computed beside it. They are not kept:
+    /// watch them go by ([`Plan::forward_watching`](fd_compute::Plan::forward_watching)), one block's in memory at a time, or keep them.
     pub attention: bool,
 }
 
@@ -28,7 +29,7 @@ pub struct Features {
     pub blocks: Vec<Act>,
     /// Output of each patch merging [B, N / 4, 2C].
     pub downsample: Vec<Act>,
-    /// Attention probabilities of each block, if tapped.
+    /// Attention probabilities of each block, if tapped; to be watched or kept.
     pub attention: Vec<Act>,
     /// Tokens [B, N, C] before the final norm.
     pub prenorm: Act,
@@ -73,6 +74,5 @@ impl Features {
             let lists = self.rel_pos_bias.iter().chain(&self.blocks).chain(&self.downsample);
             ends.chain(lists.copied()).for_each(|act| p.keep(act));
         }
-        self.attention.iter().for_each(|&act| p.keep(act));
     }
 }

@@ -12,6 +12,10 @@ use crate::Real;
 const EXP: [f32; 7] = [2.0, 1.9999996, 0.99999064, 0.33325016, 0.08298724, 0.015922714, 0.0019604664];
 /// ln 2 in two parts: the first has 10 bits, so that its product with an exponent is exact.
 const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+/// The bits of √½.
+const SQRT_HALF: i32 = 0x3f35_04f3;
+/// 2 (artanh(s) - s) / s³ in powers of s²: its Taylor series.
+const ATANH: [f32; 4] = [2.0 / 3.0, 2.0 / 5.0, 2.0 / 7.0, 2.0 / 9.0];
 /// Below -126 ln 2, still above -127 ln 2: the least argument whose scale has a non-negative exponent field (namely 0).
 const EXP_MIN: f32 = -88.0;
 /// 1/2, which makes a ceiling of the rounding, less twice what rounding errors come to at the ends of the range: so r may exceed 0 by
@@ -74,6 +78,28 @@ fn exp_bounded<S: Simd>(x: f32) -> f32 {
 #[inline(always)]
 pub fn exp<S: Simd>(x: f32) -> f32 {
     exp_bounded::<S>(at_most(at_least(x, EXP_MIN), EXP_MAX))
+}
+
+/// x ln x, the terms of an entropy, for 0 ≤ x < ∞: within 1.7 ulp of the larger of |x ln x| and x.
+///
+/// With x = 2^n m, m from √½ to √2, and s = (m - 1) / (m + 1): ln m = 2 (s + s³/3 + s⁵/5 + …), of which five terms leave 3e-10 of the
+/// whole. Subnormal x count as 0, x = 0 gives 0; NaN stays NaN.
+#[inline(always)]
+pub fn x_ln_x<S: Simd>(x: f32) -> f32 {
+    let bits = at_least(x, f32::MIN_POSITIVE).to_bits() as i32;
+    let n = (bits - SQRT_HALF) >> 23;
+    let m = f32::from_bits((bits - (n << 23)) as u32);
+    let s = (m - 1.0) / (m + 1.0);
+    let square = s * s;
+    let of_m = f32::fma::<S>(s * square, poly::<S, _>(ATANH, square), s + s);
+    let n = n as f32;
+    x * f32::fma::<S>(n, LN2[0], f32::fma::<S>(n, LN2[1], of_m))
+}
+
+/// [`x_ln_x`] in f64, on libm.
+#[inline(always)]
+pub fn x_ln_x_f64(x: f64) -> f64 {
+    if x == 0.0 { 0.0 } else { x * libm::log(x) }
 }
 
 /// The exact (erf) GELU x Φ(x) and its derivative Φ(x) + x φ(x).
@@ -186,6 +212,25 @@ mod tests {
     fn exp_errs_by_less_than_two_ulp() {
         exp_is_bounded::<Baseline>(1.71);
         exp_is_bounded::<Fused>(1.25);
+    }
+
+    fn x_ln_x_is_bounded<S: Simd>(bound: f64) {
+        let mut worst = 0f64;
+        for x in grid().filter(|x| *x >= f32::MIN_POSITIVE && *x < 1e30) {
+            let (x, want) = (f64::from(x), f64::from(x) * f64::from(x).ln());
+            worst = worst.max((f64::from(x_ln_x::<S>(x as f32)) - want).abs() / ulp(want.abs().max(x)));
+        }
+        assert!(worst <= bound, "{worst} ulp");
+        assert_eq!((x_ln_x::<S>(0.0), x_ln_x::<S>(1.0)), (0.0, 0.0));
+        assert!(x_ln_x::<S>(f32::NAN).is_nan());
+        assert!(x_ln_x::<S>(f32::from_bits(9)).abs() < 1e-36);
+    }
+
+    #[test]
+    fn x_ln_x_errs_by_little() {
+        x_ln_x_is_bounded::<Baseline>(1.7);
+        x_ln_x_is_bounded::<Fused>(1.7);
+        assert_eq!((x_ln_x_f64(0.0), x_ln_x_f64(1.0)), (0.0, 0.0));
     }
 
     fn exp_is_right_where_it_is_special<S: Simd>() {

@@ -1,61 +1,16 @@
-//! The commands on weight files: what they are told of a model.
+//! The commands on weight files: what they are told.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use fd_compute::Device;
+use fd_distill::arguments::{ModelArgs, ViewArgs, at_most};
 use fd_distill::asked::Asked;
-use fd_distill::features::{Feature, FeatureOptions, Fitting};
+use fd_distill::features::{Feature, FeatureOptions};
 use fd_distill::starter::StarterOptions;
 use fd_model::names::Style;
-use fd_model::{Allow, Statistics};
 
-use super::at_most;
 use crate::commands::{ConvertOptions, InspectOptions, KnnOptions};
-
-/// Which model of a file, and what may differ.
-#[derive(Debug, Args)]
-pub struct ModelArgs {
-    /// The model in a file that holds several: a part of its path, such as teacher
-    #[arg(long, value_name = "PATH")]
-    key: Option<String>,
-    /// The architecture that it has to be (vit-base, clip-vit-b-16, …); default: what it is recognised as
-    #[arg(long, value_name = "PRESET")]
-    model: Option<String>,
-    /// A key of the model, for what files do not say, such as num_heads=6
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
-    /// Height and width of the images, if not the model's: positions are interpolated
-    #[arg(long, value_name = "N|H,W", value_parser = size)]
-    img_size: Option<(usize, usize)>,
-    /// A tensor that may be missing, left over, of another shape or not finite; NAME* stands for all that begin so
-    #[arg(long, value_name = "NAME")]
-    allow: Vec<String>,
-    /// Interpolate positions of another grid or window
-    #[arg(long)]
-    interpolate: bool,
-    /// Means of the channels, 0 to 1; default: the file's, or ImageNet's (CLIP's for CLIP)
-    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "std")]
-    mean: Option<Vec<f32>>,
-    /// Standard deviations of the channels
-    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "mean")]
-    std: Option<Vec<f32>>,
-}
-
-impl ModelArgs {
-    fn asked(&self, file: &std::path::Path) -> Asked {
-        let normalise = self.mean.clone().zip(self.std.clone()).map(|(mean, std)| Statistics { mean, std });
-        Asked {
-            file: file.to_path_buf(),
-            key: self.key.clone(),
-            model: self.model.clone(),
-            sets: self.sets.clone(),
-            img_size: self.img_size,
-            allow: Allow { names: self.allow.clone(), interpolate: self.interpolate },
-            normalise,
-        }
-    }
-}
 
 /// `distill inspect`.
 #[derive(Debug, Args)]
@@ -136,23 +91,6 @@ impl ConvertArgs {
     }
 }
 
-/// How images get the model's size.
-#[derive(Debug, Args)]
-pub struct ViewArgs {
-    /// Share of the short side that the crop in the middle keeps
-    #[arg(long, value_name = "SHARE", default_value = "0.875")]
-    crop: f64,
-    /// Resize the whole image instead, whatever its aspect ratio
-    #[arg(long, conflicts_with = "crop")]
-    stretch: bool,
-}
-
-impl ViewArgs {
-    fn fitting(&self) -> Fitting {
-        if self.stretch { Fitting::Stretch } else { Fitting::Crop(self.crop) }
-    }
-}
-
 /// `distill features`.
 #[derive(Debug, Args)]
 pub struct FeaturesArgs {
@@ -165,7 +103,7 @@ pub struct FeaturesArgs {
     /// Where to: .safetensors, or .csv with a row an image
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// What: cls, mean (of the patches), projected (CLIP's), tokens, blocks.N [default: cls,mean, or mean without a CLS token]
+    /// What: cls, mean (of the patches), projected (CLIP's), tokens, embedded, blocks.N [default: cls,mean, or mean without a CLS token]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     features: Option<Vec<Feature>>,
     /// Images a forward pass
@@ -270,14 +208,5 @@ impl InitArgs {
     pub fn options(&self) -> (StarterOptions, bool) {
         let options = StarterOptions { asked: self.model.asked(&self.teacher), data: self.data.clone(), out: self.out.clone() };
         (options, self.force)
-    }
-}
-
-/// `N` or `H,W`.
-fn size(text: &str) -> Result<(usize, usize), String> {
-    let side = |text: &str| at_most::<8192>(text.trim());
-    match text.split_once(',') {
-        Some((h, w)) => Ok((side(h)?, side(w)?)),
-        None => side(text).map(|n| (n, n)),
     }
 }

@@ -69,7 +69,7 @@ pub fn knn(options: &KnnOptions, out: &mut Output) -> anyhow::Result<Outcome> {
     let opened = options.asked.open()?;
     say(&opened)?;
     let feature = options.feature.unwrap_or(if opened.model.cls_token() { Feature::Cls } else { Feature::MeanPatches });
-    if matches!(feature, Feature::Tokens | Feature::Block(_) | Feature::Logits) {
+    if matches!(feature, Feature::Tokens | Feature::Embedded | Feature::Block(_) | Feature::Logits) {
         return Err(Error::Usage("--feature: neighbours compare one row an image: cls, mean or projected".into()).into());
     }
     let open = |path: &PathBuf| Folder::open(path, opened.model.in_chans()).map(Arc::new);

@@ -2,10 +2,11 @@
 
 use plotters::prelude::*;
 
-use super::axis::{Axis, drawable};
 use super::{Panel, Series};
 use crate::figure::Drawing;
+use crate::figure::axis::{Axis, drawable};
 use crate::figure::canvas::{self, Anchor, Canvas, DrawError, GREY, INK, PALE};
+use crate::figure::strokes::{COLOURS, DASHES, dashed};
 
 /// Width of the drawing, in units.
 const WIDTH: f64 = 1000.0;
@@ -25,20 +26,6 @@ const TITLE: f64 = 18.0;
 const PANEL: f64 = 15.0;
 const LEGEND: f64 = 13.0;
 const SMALL: f64 = 12.0;
-
-/// Okabe and Ito's palette without its yellow, in an order in which those that get the same dashes differ in lightness: they are told
-/// apart by the colour-blind, and in grey.
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(0, 158, 115),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 0, 0),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(204, 121, 167),
-];
-/// Lengths of strokes and gaps; none for a line without gaps.
-const DASHES: [Option<(f64, f64)>; 3] = [None, Some((7.0, 3.0)), Some((2.0, 2.5))];
 
 /// Where everything stands.
 pub(super) struct Figure<'a> {
@@ -194,47 +181,5 @@ fn stroke<B: DrawingBackend>(index: usize, points: &[(f64, f64)], thickness: f64
     match DASHES[index % DASHES.len()] {
         None => c.line(points, colour, thickness),
         Some(lengths) => dashed(points, lengths).iter().try_for_each(|dash| c.line(dash, colour, thickness)),
-    }
-}
-
-/// Cuts a line into strokes of `on` length, `off` apart.
-fn dashed(points: &[(f64, f64)], (on, off): (f64, f64)) -> Vec<Vec<(f64, f64)>> {
-    let mut dashes = vec![vec![points[0]]];
-    let (mut drawing, mut rest) = (true, on);
-    for pair in points.windows(2) {
-        let (mut from, to) = (pair[0], pair[1]);
-        loop {
-            let length = (to.0 - from.0).hypot(to.1 - from.1);
-            let cut = length > rest;
-            let share = rest / length;
-            let end = if cut { (from.0 + (to.0 - from.0) * share, from.1 + (to.1 - from.1) * share) } else { to };
-            match dashes.last_mut() {
-                Some(dash) if drawing => dash.push(end),
-                _ => {}
-            }
-            if !cut {
-                rest -= length;
-                break;
-            }
-            drawing = !drawing;
-            rest = if drawing { on } else { off };
-            if drawing {
-                dashes.push(vec![end]);
-            }
-            from = end;
-        }
-    }
-    dashes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dashes_turn_corners_and_have_their_lengths() {
-        let strokes = dashed(&[(0.0, 0.0), (3.0, 0.0), (3.0, 4.0)], (2.0, 0.5));
-        assert_eq!(strokes, [vec![(0.0, 0.0), (2.0, 0.0)], vec![(2.5, 0.0), (3.0, 0.0), (3.0, 1.5)], vec![(3.0, 2.0), (3.0, 4.0)]]);
-        assert_eq!(dashed(&[(1.0, 1.0), (1.0, 1.0)], (2.0, 1.0)), [vec![(1.0, 1.0), (1.0, 1.0)]]);
     }
 }

@@ -152,7 +152,10 @@ fn pass_of(opened: &Opened, (model, params): (&Model, &Params), features: &[Feat
 }
 
 /// Decodes the images from number `first` on into a pass, on all threads.
-fn fill(pass: &mut Pass, source: &impl Source, augment: &Augment, first: usize) -> Result<(), Error> {
+///
+/// # Errors
+/// An image that cannot be read.
+pub fn fill(pass: &mut Pass, source: &(impl Source + ?Sized), augment: &Augment, first: usize) -> Result<(), Error> {
     let each = augment.shape().iter().product::<usize>();
     let places = pass.images().par_chunks_exact_mut(each).enumerate();
     places.try_for_each_init(Scratch::default, |scratch, (i, place)| {

@@ -7,14 +7,14 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// What plotters says, in words.
-pub(crate) type DrawError = String;
+pub type DrawError = String;
 
 /// Text.
-pub(crate) const INK: RGBColor = RGBColor(25, 25, 25);
+pub const INK: RGBColor = RGBColor(25, 25, 25);
 /// Secondary text and axes.
-pub(crate) const GREY: RGBColor = RGBColor(95, 95, 95);
+pub const GREY: RGBColor = RGBColor(95, 95, 95);
 /// Grid lines.
-pub(crate) const PALE: RGBColor = RGBColor(222, 222, 222);
+pub const PALE: RGBColor = RGBColor(222, 222, 222);
 
 /// The bundled font, with what a viewer without it takes instead.
 const FAMILY: &str = "DejaVu Sans, Verdana, sans-serif";
@@ -24,30 +24,33 @@ const SVG_EM: f64 = 1.24;
 const BITMAP_EM: f64 = 1.164;
 
 /// Makes the bundled font known to plotters, once a process.
-pub(crate) fn register_font() -> Result<(), DrawError> {
+pub fn register_font() -> Result<(), DrawError> {
     static DONE: OnceLock<bool> = OnceLock::new();
     let done = DONE.get_or_init(|| plotters::style::register_font(FAMILY, FontStyle::Normal, FONT).is_ok());
     if *done { Ok(()) } else { Err("the bundled font cannot be read".into()) }
 }
 
 /// Width of a text, in units of the drawing. `size` is the height of an em.
-pub(crate) fn width(text: &str, size: f64) -> Result<f64, DrawError> {
+pub fn width(text: &str, size: f64) -> Result<f64, DrawError> {
     // Measured large: plotters rounds to whole pixels.
     let font = FontDesc::new(FontFamily::Name(FAMILY), size * BITMAP_EM * 16.0, FontStyle::Normal);
     font.box_size(text).map(|(w, _)| f64::from(w) / 16.0).map_err(|e| e.to_string())
 }
 
 /// Where a text stands against its point.
-#[derive(Clone, Copy)]
-pub(crate) enum Anchor {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// Begins there.
     Left,
+    /// Has its middle there.
     Centre,
+    /// Ends there.
     Right,
 }
 
 /// The outline of a marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub enum Shape {
     /// A disc.
     Circle,
     /// A square on its side.
@@ -60,7 +63,7 @@ pub(crate) enum Shape {
 
 /// What a marker looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Style {
+pub struct Style {
     /// Of the marker and its whisker.
     pub colour: RGBColor,
     /// Its outline.
@@ -70,13 +73,14 @@ pub(crate) struct Style {
 }
 
 /// A drawing area with a scale.
-pub(crate) struct Canvas<'a, B: DrawingBackend> {
+pub struct Canvas<'a, B: DrawingBackend> {
     area: &'a DrawingArea<B, Shift>,
     scale: f64,
     bitmap: bool,
 }
 
 impl<'a, B: DrawingBackend> Canvas<'a, B> {
+    /// Units of `scale` pixels; is it a bitmap, whose text plotters measures otherwise?
     pub fn new(area: &'a DrawingArea<B, Shift>, scale: f64, bitmap: bool) -> Self {
         Canvas { area, scale, bitmap }
     }
@@ -85,6 +89,7 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
         ((x * self.scale).round() as i32, (y * self.scale).round() as i32)
     }
 
+    /// All of it in one colour.
     pub fn fill(&self, colour: RGBColor) -> Result<(), DrawError> {
         self.area.fill(&colour).map_err(|e| e.to_string())
     }
@@ -94,6 +99,13 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
         self.area.draw(&Rectangle::new([self.at(from), self.at(to)], colour.filled())).map_err(|e| e.to_string())
     }
 
+    /// A polygon that what lies below shows through, as far as `alpha` is below 1.
+    pub fn area(&self, points: &[(f64, f64)], colour: RGBColor, alpha: f64) -> Result<(), DrawError> {
+        let points: Vec<_> = points.iter().map(|p| self.at(*p)).collect();
+        self.area.draw(&Polygon::new(points, colour.mix(alpha).filled())).map_err(|e| e.to_string())
+    }
+
+    /// A line through points.
     pub fn line(&self, points: &[(f64, f64)], colour: RGBColor, thickness: f64) -> Result<(), DrawError> {
         let style = colour.stroke_width((thickness * self.scale).round().max(1.0) as u32);
         let path = PathElement::new(points.iter().map(|p| self.at(*p)).collect::<Vec<_>>(), style);

@@ -129,6 +129,7 @@ fn compare_features(checks: &mut Checks, model: &Model, params: &Params, (shape,
     p.bind(params.layout());
     let images = p.input(shape);
     let f = model.plan(&mut p, images, Taps { blocks: true, attention: true })?;
+    f.attention.iter().for_each(|&map| p.keep(map));
     let cls = if f.cls && checks.has("out.cls") { Some(p.pool(f.map(), Pooling::Token(0))?) } else { None };
     let mean = if checks.has("out.gap") { Some(p.pool(f.map(), Pooling::Mean { skip: usize::from(f.cls) })?) } else { None };
     cls.iter().chain(&mean).for_each(|&act| p.keep(act));

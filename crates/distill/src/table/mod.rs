@@ -17,7 +17,7 @@ mod work;
 pub use build::{Builder, StageKind};
 pub use chain::OwnData;
 pub use config::{Data, Distil, FineTune, KNN, PROBE_AVG, PROBE_CLS, TableConfig, Teacher};
-pub use context::{Context, Encoder, Sources};
+pub use context::{Context, Encoder, Sources, fits_memory};
 pub use controls::Controls;
 pub use given::Given;
 pub use lessons::{Ensemble, Gains, Member};

@@ -331,7 +331,10 @@ impl SwinConfig {
     }
 
     /// The windows of a stage's (from 0) even and odd blocks over a map: plain, and shifted by half their side unless one is the map.
-    pub(super) fn windows(&self, s: usize, map: (usize, usize)) -> Result<[Windows; 2], ModelError> {
+    ///
+    /// # Errors
+    /// Windows that do not tile the map.
+    pub fn windows(&self, s: usize, map: (usize, usize)) -> Result<[Windows; 2], ModelError> {
         let side = self.window_of(map);
         let shift = if side < map.0.min(map.1) { self.window_size / 2 } else { 0 };
         let of = |shift| match Windows::new(map, side, shift) {

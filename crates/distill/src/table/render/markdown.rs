@@ -39,7 +39,7 @@ impl TableResult {
     }
 
     /// Header and rows, the paper's columns last.
-    fn accuracies(&self) -> Vec<Vec<String>> {
+    pub fn accuracies(&self) -> Vec<Vec<String>> {
         let measures = self.measures_of_the_paper();
         let titles = self.columns.iter().map(|c| c.title.clone());
         let header = std::iter::once("encoder".into()).chain(titles).chain(measures.iter().map(|m| format!("paper: {m}, ImageNet-1K")));

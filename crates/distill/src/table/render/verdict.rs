@@ -41,7 +41,7 @@ impl TableResult {
     }
 
     /// A sentence for every distilled encoder that was compared with its teacher: does distillation help the main measure, the first column?
-    pub(super) fn verdicts(&self) -> Vec<String> {
+    pub fn verdicts(&self) -> Vec<String> {
         (0..self.rows.len()).filter(|&row| self.rows[row].kind == Kind::After).filter_map(|row| self.verdict(row)).collect()
     }
 
@@ -68,7 +68,7 @@ impl TableResult {
 
 impl TableResult {
     /// A sentence for every comparison of gains and column.
-    pub(super) fn verdicts_on_gains(&self) -> Vec<String> {
+    pub fn verdicts_on_gains(&self) -> Vec<String> {
         let sentence = |gain: &GainDifference, column: &Column, interval: Interval| {
             let said = match Effect::of(interval) {
                 Effect::Raised => "gains more",

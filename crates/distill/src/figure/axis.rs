@@ -5,15 +5,17 @@ const LARGEST: f64 = 1e100;
 
 /// From the first to the last value, linear or logarithmic.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Axis {
+pub struct Axis {
     from: f64,
     to: f64,
+    /// Logarithmic?
     pub log: bool,
+    /// Values that get a tick.
     pub ticks: Vec<f64>,
 }
 
 /// Can this value be drawn?
-pub(super) fn drawable(value: f64) -> bool {
+pub fn drawable(value: f64) -> bool {
     value.abs() <= LARGEST
 }
 
@@ -26,22 +28,33 @@ impl Axis {
         Axis { from: 0.0, to, log: false, ticks: multiples(0.0, to, step) }
     }
 
+    /// From 0 to the first tick that is not below the largest value.
+    pub fn from_zero_rounded(values: impl Iterator<Item = f64>) -> Axis {
+        let largest = Axis::from_zero(values).to;
+        let step = step(largest);
+        let to = (largest / step - 1e-9).ceil() * step;
+        Axis { from: 0.0, to, log: false, ticks: multiples(0.0, to, step) }
+    }
+
     /// Around the values that can be drawn, between ticks; logarithmic if they are positive and span more than a factor of ten.
     pub fn around(values: impl Iterator<Item = f64>) -> Axis {
         let ends = values
             .filter(|v| drawable(*v))
             .fold(None, |ends: Option<(f64, f64)>, v| Some(ends.map_or((v, v), |(low, high)| (low.min(v), high.max(v)))));
         let (low, high) = ends.unwrap_or((0.0, 1.0));
-        if low > 0.0 && high / low > 10.0 {
-            return Axis::logarithmic(low, high);
-        }
+        if low > 0.0 && high / low > 10.0 { Axis::logarithmic(low, high) } else { Axis::linear(low, high) }
+    }
+
+    /// Around two numbers that can be drawn, between ticks.
+    pub fn linear(low: f64, high: f64) -> Axis {
         let (low, high) = if high > low { (low, high) } else { (low - 0.1 * low.abs().max(0.1), high + 0.1 * high.abs().max(0.1)) };
         let step = step(high - low);
         let (from, to) = ((low / step).floor() * step, (high / step).ceil() * step);
         Axis { from, to, log: false, ticks: multiples(from, to, step) }
     }
 
-    fn logarithmic(low: f64, high: f64) -> Axis {
+    /// Around two positive numbers.
+    pub fn logarithmic(low: f64, high: f64) -> Axis {
         let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
         // Several ticks a decade over few decades, one every so many decades over many.
         let mantissas: &[f64] = match high / low {
@@ -117,6 +130,8 @@ mod tests {
         assert!((axis.place(0.6).unwrap() - 0.5).abs() < 1e-12 && axis.place(f64::NAN).is_none());
         assert_eq!(labels(&Axis::around([-1.0, 1.0].into_iter())), ["-1.0", "-0.5", "0.0", "0.5", "1.0"]);
         assert_eq!(labels(&Axis::from_zero([12.0, 3.0].into_iter())), ["0", "2", "4", "6", "8", "10", "12"]);
+        assert_eq!(labels(&Axis::from_zero([11.0, 3.0].into_iter())).last().unwrap(), "10");
+        assert_eq!(labels(&Axis::from_zero_rounded([11.0, 3.0].into_iter())).last().unwrap(), "12");
     }
 
     #[test]

@@ -1,0 +1,160 @@
+//! What the command lines of the binaries share: where to compute, which model of a file, how images get its size; and how a mistake is
+//! told.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use fd_compute::Device;
+use fd_compute::simd::{self, Level};
+use fd_model::{Allow, Statistics};
+
+use crate::Error;
+use crate::asked::Asked;
+use crate::features::Fitting;
+
+/// Where to compute, and how much to say.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, global = true, default_value = "auto")]
+    pub device: Device,
+    /// Threads; default: one a core
+    #[arg(long, global = true, value_parser = at_most::<1024>)]
+    pub threads: Option<usize>,
+    /// Instruction set: scalar, avx2 or avx512; default: the best there is. Results repeat bit for bit at one level only
+    #[arg(long, global = true, value_parser = level)]
+    pub simd: Option<Level>,
+    /// More messages; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+impl MachineArgs {
+    /// Sets the process up as asked: messages, instruction set, threads. Once a process.
+    ///
+    /// # Errors
+    /// A device or an instruction set that is not there.
+    pub fn set_up(&self) -> Result<(), Error> {
+        log(self.verbose);
+        self.device.check()?;
+        if let Some(level) = self.simd
+            && !simd::force(level)
+        {
+            let here: Vec<&str> = Level::available().into_iter().map(Level::name).collect();
+            return Err(Error::Usage(format!("--simd {}: this machine has {}", level.name(), here.join(", "))));
+        }
+        let mut pool = rayon::ThreadPoolBuilder::new();
+        if let Some(threads) = self.threads {
+            pool = pool.num_threads(threads);
+        }
+        pool.build_global().map_err(|e| Error::Usage(format!("--threads: the thread pool cannot be made: {e}")))
+    }
+}
+
+/// Messages go to standard error: warnings, more with `-v`, or what `RUST_LOG` says.
+fn log(verbose: u8) {
+    let level = ["warn", "info", "debug", "trace"][usize::from(verbose.min(3))];
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
+    let _ = tracing_subscriber::fmt().log_internal_errors(false).with_writer(std::io::stderr).with_env_filter(filter).try_init();
+}
+
+/// Which model of a file, and what may differ.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// The model in a file that holds several: a part of its path, such as teacher
+    #[arg(long, value_name = "PATH")]
+    key: Option<String>,
+    /// The architecture that it has to be (vit-base, clip-vit-b-16, …); default: what it is recognised as
+    #[arg(long, value_name = "PRESET")]
+    model: Option<String>,
+    /// A key of the model, for what files do not say, such as num_heads=6
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Height and width of the images, if not the model's: positions are interpolated
+    #[arg(long, value_name = "N|H,W", value_parser = size)]
+    img_size: Option<(usize, usize)>,
+    /// A tensor that may be missing, left over, of another shape or not finite; NAME* stands for all that begin so
+    #[arg(long, value_name = "NAME")]
+    allow: Vec<String>,
+    /// Interpolate positions of another grid or window
+    #[arg(long)]
+    interpolate: bool,
+    /// Means of the channels, 0 to 1; default: the file's, or ImageNet's (CLIP's for CLIP)
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "std")]
+    mean: Option<Vec<f32>>,
+    /// Standard deviations of the channels
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "mean")]
+    std: Option<Vec<f32>>,
+}
+
+impl ModelArgs {
+    /// The model of a file.
+    pub fn asked(&self, file: &Path) -> Asked {
+        let normalise = self.mean.clone().zip(self.std.clone()).map(|(mean, std)| Statistics { mean, std });
+        Asked {
+            file: file.to_path_buf(),
+            key: self.key.clone(),
+            model: self.model.clone(),
+            sets: self.sets.clone(),
+            img_size: self.img_size,
+            allow: Allow { names: self.allow.clone(), interpolate: self.interpolate },
+            normalise,
+        }
+    }
+}
+
+/// How images get the model's size.
+#[derive(Debug, Args)]
+pub struct ViewArgs {
+    /// Share of the short side that the crop in the middle keeps
+    #[arg(long, value_name = "SHARE", default_value = "0.875")]
+    crop: f64,
+    /// Resize the whole image instead, whatever its aspect ratio
+    #[arg(long, conflicts_with = "crop")]
+    stretch: bool,
+}
+
+impl ViewArgs {
+    /// As the library has it.
+    pub fn fitting(&self) -> Fitting {
+        if self.stretch { Fitting::Stretch } else { Fitting::Crop(self.crop) }
+    }
+}
+
+/// A number in 1..=MAX.
+///
+/// # Errors
+/// What was expected.
+pub fn at_most<const MAX: usize>(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=MAX).contains(n)).ok_or_else(|| format!("expected a number from 1 to {MAX}"))
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let levels = [Level::Scalar, Level::Avx2, Level::Avx512];
+    levels.into_iter().find(|l| l.name() == text).ok_or_else(|| "expected scalar, avx2 or avx512".into())
+}
+
+/// `N` or `H,W`.
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let side = |text: &str| at_most::<8192>(text.trim());
+    match text.split_once(',') {
+        Some((h, w)) => Ok((side(h)?, side(w)?)),
+        None => side(text).map(|n| (n, n)),
+    }
+}
+
+/// Clap's message without its usage block, in one line.
+pub fn one_line(e: &clap::Error) -> String {
+    let text = e.to_string();
+    let told = text.lines().take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
+    told.map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Ends a process: says why, in one line on standard error.
+pub fn end(message: &str, code: u8) -> ExitCode {
+    let line: Vec<&str> = message.split(char::is_control).map(str::trim).filter(|s| !s.is_empty()).collect();
+    let _ = writeln!(std::io::stderr(), "{}", line.join(" "));
+    ExitCode::from(code)
+}
