@@ -67,7 +67,11 @@ struct Chapter {
 /// A run that is not there or not done, weights or images that do not fit; [`Below::Interrupted`].
 pub fn plots(options: &PlotOptions, told: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>, Error> {
     let run = Finished::open(&options.run)?;
-    let data = fd_data::open(run.images())?.name().to_string();
+    let source = fd_data::open(run.images())?;
+    let (data, there) = (source.name().to_string(), source.len());
+    if options.images > there {
+        return Err(Error::Usage(format!("--images {}: {data} holds {there} images", options.images)));
+    }
     let mut plots = Plots { options, run, data, written: vec![] };
     let mut evidence = Evidence::default();
     told("accuracies and curves");

@@ -5,7 +5,7 @@
 //! script but its own. Figures are images inside it, so that neither their names nor their styles meet, and a reader can save them.
 //! Everything else is plain data that says nothing of how it was found.
 
-mod encode;
+pub(crate) mod encode;
 mod explorer;
 pub mod observations;
 mod page;

@@ -87,7 +87,7 @@ fn runs_that_cannot_be_plotted() {
     std::fs::create_dir_all(s.path("empty")).unwrap();
     refused(&plots(&s, &["empty"]), "empty/config.toml: ");
     table::make(&s.path("run"));
-    refused(&plots(&s, &["run", "--images", "100000"]), "--size 100000: ");
+    refused(&plots(&s, &["run", "--images", "100000"]), "--images 100000: ");
     refused(&plots(&s, &["run", "--positions", "nowhere"]), "nowhere/models.json: ");
     std::fs::write(s.path("run/models.json"), "[]").unwrap();
     refused(&plots(&s, &["run"]), "lists no teacher's weights");
