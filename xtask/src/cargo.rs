@@ -61,9 +61,14 @@ impl Binary {
         Ok(target()?.join("release").join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
     }
 
+    /// Builds it; a command that runs it.
+    pub fn command(self) -> Result<Command> {
+        Ok(Command::new(self.built()?))
+    }
+
     /// Builds it and runs it in this process's place where the system can do that: signals then reach the run itself.
     pub fn take_over(self, args: &[OsString]) -> Result<u8> {
-        let mut command = Command::new(self.built()?);
+        let mut command = self.command()?;
         command.args(args);
         #[cfg(unix)]
         return Err(std::os::unix::process::CommandExt::exec(&mut command)).with_context(|| format!("`{}` cannot be run", self.names().1));

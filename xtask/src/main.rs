@@ -21,9 +21,10 @@ usage: cargo xtask TASK [ARGUMENTS]
   doctor [--json]         what this machine gives, and what to do about what is missing: `distill doctor`
   status [DIR]            how the runs below runs/ stand: `distill status DIR`
   parity DIR              our engine against a folder of golden vectors: `distill parity DIR`
+  gpu-check [ARGS]        a GPU's numbers and its speed: `distill gpu-check ARGS`, such as `gpu-check --torch tools/torch_fd_step.py`
   bench ARGS              speed: `distill bench ARGS`, such as `bench fd-step --preset mini`
   test [ARGS]             `cargo test --workspace ARGS`
-  ci                      everything that has to hold: format, lints, docs, tests, a small table, parity, a report in Chromium";
+  ci                      everything that has to hold: format, lints, docs, kernels compiled by NVRTC, tests, barriers left out, a small table, parity, a report in Chromium";
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     let result: Result<u8> = match task.as_str() {
         "reproduce-table" => cargo::become_distill("table", rest),
         "sweep" | "run" | "init" | "plan" | "config" | "status" | "inspect" | "convert" | "features" | "knn" | "parity" | "bench"
-        | "doctor" => cargo::become_distill(&task, rest),
+        | "gpu-check" | "doctor" => cargo::become_distill(&task, rest),
         "analyze" => cargo::Binary::Analyze.take_over(rest),
         "plots" => cargo::Binary::Analyze.take_over(&[&["plots".into()], rest].concat()),
         "test" => cargo::test(rest),

@@ -39,8 +39,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.machine.set_up()?;
+    let device = cli.machine.device()?;
     interrupt::install().context("SIGINT and SIGTERM cannot be caught")?;
-    let device = cli.machine.device;
     // Inside the pool: a plan's run allocates nothing only when it is called from one of the pool's own threads.
     rayon::scope(|_| match &cli.command {
         Command::Attention(args) => commands::attention(args, device),

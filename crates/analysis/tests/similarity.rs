@@ -130,7 +130,7 @@ fn layers_of_three_models() {
         let opened = Asked { file: weights(file).into(), sets, ..Asked::default() }.open().unwrap();
         let (model, params) = opened.load().unwrap();
         let how = (Feature::MeanPatches, Fitting::Crop(0.875), 5);
-        (pooled(&opened, (&model, &params), &folder, how, Device::Cpu).unwrap(), opened.sha256().unwrap())
+        (pooled(&opened, (&model, &params), &folder, how, Device::CPU).unwrap(), opened.sha256().unwrap())
     });
     let expected = brute_force(&outputs[0].0, &outputs[1].0);
     let found = cka(&report, ("vit", "norm"), ("swin", "norm")).unwrap();

@@ -48,4 +48,12 @@ pub enum Error {
         /// Why it cannot be used.
         why: String,
     },
+    /// Kernels that do not compile.
+    #[error("kernels {file}: {why}")]
+    Kernel {
+        /// The file.
+        file: String,
+        /// The compiler's first error.
+        why: String,
+    },
 }

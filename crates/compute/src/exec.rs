@@ -154,9 +154,22 @@ impl Plan {
     /// Runs the forward pass: outputs and losses are then in the arena.
     pub fn forward(&self, cx: &mut Cx) -> Result<(), Error> {
         self.check(cx)?;
+        match cx.arena.device() {
+            Some(_) => self.forward_cuda(cx),
+            None => self.forward_here(cx, |_, _| {}),
+        }
+    }
+
+    /// The forward pass on the CPU; calls `behind` after each step.
+    pub(crate) fn forward_with(&self, cx: &mut Cx, behind: impl FnMut(&Step, &Arena)) -> Result<(), Error> {
+        self.check(cx)?;
+        self.forward_here(cx, behind)
+    }
+
+    fn forward_here(&self, cx: &mut Cx, behind: impl FnMut(&Step, &Arena)) -> Result<(), Error> {
         match cx.arena.dtype() {
-            DType::F32 => self.walk::<f32>(&self.forward, cx, None, |_, _| {}),
-            DType::F64 => self.walk::<f64>(&self.forward, cx, None, |_, _| {}),
+            DType::F64 => self.walk::<f64>(&self.forward, cx, None, behind),
+            _ => self.walk::<f32>(&self.forward, cx, None, behind),
         }
         Ok(())
     }
@@ -177,46 +190,60 @@ impl Plan {
                 see(i, arena);
             }
         };
-        match cx.arena.dtype() {
-            DType::F32 => self.walk::<f32>(&self.forward, cx, None, behind),
-            DType::F64 => self.walk::<f64>(&self.forward, cx, None, behind),
+        match cx.arena.device() {
+            Some(_) => self.forward_watching_cuda(cx, watched, behind),
+            None => self.forward_here(cx, behind),
         }
-        Ok(())
     }
 
     /// Runs the backward pass after `forward`: overwrites `grads` if they were [reset](Grads::reset), adds to them otherwise.
     pub fn backward(&self, cx: &mut Cx, grads: &mut Grads) -> Result<(), Error> {
+        self.backward_with(cx, grads, |_, _| {})
+    }
+
+    /// The same; on the CPU, calls `behind` after each step.
+    pub(crate) fn backward_with(&self, cx: &mut Cx, grads: &mut Grads, behind: impl FnMut(&Step, &Arena)) -> Result<(), Error> {
         self.check(cx)?;
-        let trained = self.bound.iter().find(|b| b.trained).map(|b| b.layout);
-        if Some(grads.layout().id) != trained || grads.dtype() != cx.arena.dtype() {
-            return Err(Error::Mismatch {
-                what: "gradients",
-                expected: format!("of trained layout {trained:?} in {}", cx.arena.dtype().name()),
-                found: format!("of layout {} in {}", grads.layout().id, grads.dtype().name()),
-            });
+        self.check_grads(cx, grads)?;
+        if cx.arena.device().is_some() {
+            self.backward_cuda(cx, grads)?;
+            grads.fresh = false;
+            return Ok(());
         }
         let seed = cx.seed_grad;
         for &root in &self.roots {
             if let Some(at) = self.acts[root.index as usize].grad {
-                cx.arena.buffer.write(at..at + 1, &[seed]);
+                cx.arena.buffer_mut().write(at..at + 1, &[seed]);
             }
         }
         match cx.arena.dtype() {
-            DType::F32 => self.backward_in::<f32>(cx, grads),
-            DType::F64 => self.backward_in::<f64>(cx, grads),
+            DType::F64 => self.backward_in::<f64>(cx, grads, behind),
+            _ => self.backward_in::<f32>(cx, grads, behind),
         }
         grads.fresh = false;
         Ok(())
     }
 
-    fn backward_in<T: Real>(&self, cx: &mut Cx, grads: &mut Grads) {
+    pub(crate) fn check_grads(&self, cx: &Cx, grads: &Grads) -> Result<(), Error> {
+        let trained = self.bound.iter().find(|b| b.trained).map(|b| b.layout);
+        if Some(grads.layout().id) == trained && grads.dtype() == cx.arena.dtype().master() {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            what: "gradients",
+            expected: format!("of trained layout {trained:?} in {}", cx.arena.dtype().name()),
+            found: format!("of layout {} in {}", grads.layout().id, grads.dtype().name()),
+        })
+    }
+
+    fn backward_in<T: Real>(&self, cx: &mut Cx, grads: &mut Grads, behind: impl FnMut(&Step, &Arena)) {
         if grads.fresh {
             for &p in &self.untouched {
                 let range = grads.layout().range(p);
                 grads.all_mut::<T>()[range].fill(T::ZERO);
             }
         }
-        self.walk::<T>(&self.backward, cx, Some(grads), |_, _| {});
+        self.walk::<T>(&self.backward, cx, Some(grads), behind);
     }
 
     /// Runs steps in order and calls `behind` after each.
@@ -228,7 +255,7 @@ impl Plan {
         let backward = grads.is_some();
         for step in steps {
             let mut env = Env {
-                acts: Acts { arena: cx.arena.buffer.slice_mut::<T>(), infos: &self.acts, backward, scratch: step.scratch },
+                acts: Acts { arena: cx.arena.buffer_mut().slice_mut::<T>(), infos: &self.acts, backward, scratch: step.scratch },
                 params: Weights { sets, params: cx.params },
                 grads: ParamGrads { all: grads.as_deref_mut().map(Grads::all_mut::<T>), layout: layout.as_deref(), fresh, step },
                 key: cx.key,
@@ -243,16 +270,17 @@ impl Plan {
         }
     }
 
-    fn check(&self, cx: &Cx) -> Result<(), Error> {
-        cx.device.check()?;
+    /// Refuses what does not belong together; an arena that has not run yet moves to the device.
+    pub(crate) fn check(&self, cx: &mut Cx) -> Result<(), Error> {
         cx.arena.check(self)?;
+        cx.arena.move_to(cx.device, self)?;
         if !cx.params.iter().map(|p| p.layout().id).eq(self.bound.iter().map(|b| b.layout)) {
             let found: Vec<u32> = cx.params.iter().map(|p| p.layout().id).collect();
             let expected: Vec<u32> = self.bound.iter().map(|b| b.layout).collect();
             let (expected, found) = (format!("layouts {expected:?}"), format!("layouts {found:?}"));
             return Err(Error::Mismatch { what: "parameter sets", expected, found });
         }
-        if let Some(p) = cx.params.iter().find(|p| p.dtype() != cx.arena.dtype()) {
+        if let Some(p) = cx.params.iter().find(|p| p.dtype() != cx.arena.dtype().master()) {
             let (expected, found) = (cx.arena.dtype().name().into(), p.dtype().name().into());
             return Err(Error::Mismatch { what: "element type of parameters", expected, found });
         }

@@ -25,7 +25,7 @@
 //! let mut arena = Arena::new(&plan, DType::F32);
 //! arena.write::<f32>(target, &[1.0; 8]);
 //! let sets = [&params];
-//! let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
+//! let mut cx = Cx::new(&Device::CPU, &sets, &mut arena, StepKey::default());
 //! plan.forward(&mut cx)?;
 //! assert_eq!(cx.arena.scalar(loss), 1.0);
 //! plan.backward(&mut cx, &mut grads)?;
@@ -33,6 +33,7 @@
 //! ```
 
 mod arena;
+pub mod cuda;
 mod device;
 mod error;
 mod exec;
@@ -43,6 +44,7 @@ pub mod optim;
 mod params;
 mod plan;
 mod planner;
+mod profile;
 mod random;
 mod real;
 pub mod reduce;
@@ -51,7 +53,7 @@ mod shape;
 pub mod simd;
 
 pub use arena::Arena;
-pub use device::{DType, Device};
+pub use device::{DType, Device, DeviceChoice};
 pub use error::Error;
 pub use exec::{Cx, StepKey};
 #[doc(hidden)]
@@ -62,6 +64,7 @@ pub use ops::{Activation, Bias, Distance, DropPath, Pooling, Scores, Span, Spars
 pub use params::{Grads, Params};
 pub use plan::{Act, Cost, Plan};
 pub use planner::Planner;
+pub use profile::{Pass, StepCost};
 pub use random::{Stream, uniform};
 pub use real::Real;
 pub use shape::Shape;

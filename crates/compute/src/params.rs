@@ -1,25 +1,34 @@
 //! Values and gradients of a model's parameters.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use crate::arena::Buffer;
+use crate::cuda::{DeviceBuffer, Gpu, Store};
 use crate::optim::CHUNK;
-use crate::{DType, Error, Layout, Param, Real};
+use crate::{DType, Device, Error, Layout, Param, Real};
 
-/// A model's parameters: one buffer behind a [`Layout`]. Values change only through [`write`](Params::write), which counts versions.
-#[derive(Clone, Debug)]
+/// A model's parameters: one buffer behind a [`Layout`]. Values change only through [`write`](Params::write), which counts versions,
+/// and by optimisers. Where a plan or an optimiser works on them on a device they lie there, and come back when they are read.
+#[derive(Debug)]
 pub struct Params {
     layout: Arc<Layout>,
-    values: Buffer,
+    values: Store,
+    /// The values in bf16 on the device, once a plan has asked for them.
+    shadow: OnceLock<DeviceBuffer>,
     version: u64,
+}
+
+impl Clone for Params {
+    fn clone(&self) -> Self {
+        Params { layout: self.layout.clone(), values: self.values.clone(), shadow: OnceLock::new(), version: self.version }
+    }
 }
 
 impl Params {
     /// All zero.
     pub fn new(layout: &Arc<Layout>, dtype: DType) -> Self {
-        Params { layout: layout.clone(), values: Buffer::zeroed(dtype, layout.len), version: 0 }
+        Params { layout: layout.clone(), values: Store::zeroed(dtype, layout.len), shadow: OnceLock::new(), version: 0 }
     }
 
     /// The layout.
@@ -44,21 +53,26 @@ impl Params {
 
     /// A parameter's values, widened.
     pub fn to_f64(&self, p: Param) -> Vec<f64> {
-        self.values.read(self.layout.range(p))
+        self.values.host().read(self.layout.range(p))
     }
 
     /// Sets one parameter's values, rounding to the element type. The lengths must agree.
     pub fn set(&mut self, p: Param, values: &[f64]) {
         let range = self.layout.range(p);
         assert_eq!(range.len(), values.len(), "{}: {} values for {}", self.layout.name(p), values.len(), range.len());
-        self.version += 1;
-        self.values.write(range, values);
+        self.changed().write(range, values);
     }
 
     /// Changes values: the closure sees the whole buffer, parameter by parameter at [`Params::range`].
     pub fn write<T: Real, R>(&mut self, change: impl FnOnce(&mut [T]) -> R) -> R {
+        change(self.changed().slice_mut::<T>())
+    }
+
+    /// The values on the host, about to change.
+    fn changed(&mut self) -> &mut crate::arena::Buffer {
         self.version += 1;
-        change(self.values.slice_mut::<T>())
+        self.shadow.take();
+        self.values.host_mut()
     }
 
     /// Where a parameter lies in the buffer that [`write`](Params::write) hands out.
@@ -76,16 +90,41 @@ impl Params {
             let name = |p: &Params| format!("layout {} in {}", p.layout.id, p.dtype().name());
             return Err(Error::Mismatch { what: "moving average", expected: name(self), found: name(other) });
         }
-        self.version += 1;
-        match self.dtype() {
-            DType::F32 => approach(self.values.slice_mut::<f32>(), other.all(), rate as f32),
-            DType::F64 => approach(self.values.slice_mut::<f64>(), other.all(), rate),
+        match (self.dtype(), other.values.on().cloned()) {
+            (DType::F64, _) => approach(self.changed().slice_mut::<f64>(), other.all(), rate),
+            (_, None) => approach(self.changed().slice_mut::<f32>(), other.all(), rate as f32),
+            (_, Some(gpu)) => {
+                let from = other.on_device(&gpu)?;
+                let (to, shadow) = self.on_device_mut(&gpu)?;
+                crate::optim::cuda::approach(&gpu, to, shadow, from, rate as f32, self.layout.len)?;
+            }
         }
         Ok(())
     }
 
     pub(crate) fn all<T: Real>(&self) -> &[T] {
         self.values.slice::<T>()
+    }
+
+    /// Where the f32 values lie on a device.
+    pub(crate) fn on_device(&self, gpu: &Arc<Gpu>) -> Result<u64, Error> {
+        Ok(self.values.device(gpu)?.address())
+    }
+
+    /// Where their bf16 shadow lies.
+    pub(crate) fn shadow(&self, gpu: &Arc<Gpu>) -> Result<u64, Error> {
+        if let Some(shadow) = self.shadow.get() {
+            return Ok(shadow.address());
+        }
+        let shadow = DeviceBuffer::new(gpu, self.layout.len * 2)?;
+        crate::cuda::narrow(gpu, self.on_device(gpu)?, shadow.address(), self.layout.len)?;
+        Ok(self.shadow.get_or_init(|| shadow).address())
+    }
+
+    /// Where the values and, if there is one, their shadow lie, to be changed by work that is started: both, or the shadow is lost.
+    pub(crate) fn on_device_mut(&mut self, gpu: &Arc<Gpu>) -> Result<(u64, Option<u64>), Error> {
+        self.version += 1;
+        Ok((self.values.device_mut(gpu)?.address(), self.shadow.get().map(DeviceBuffer::address)))
     }
 }
 
@@ -98,7 +137,7 @@ fn approach<T: Real>(to: &mut [T], from: &[T], rate: T) {
 #[derive(Clone, Debug)]
 pub struct Grads {
     layout: Arc<Layout>,
-    values: Buffer,
+    values: Store,
     /// Does the next backward pass overwrite (a step's first micro-batch) or add?
     pub(crate) fresh: bool,
 }
@@ -106,7 +145,7 @@ pub struct Grads {
 impl Grads {
     /// Room for the gradients of a layout.
     pub fn new(layout: &Arc<Layout>, dtype: DType) -> Self {
-        Grads { layout: layout.clone(), values: Buffer::zeroed(dtype, layout.len), fresh: true }
+        Grads { layout: layout.clone(), values: Store::zeroed(dtype, layout.len), fresh: true }
     }
 
     /// The layout.
@@ -131,19 +170,27 @@ impl Grads {
 
     /// A parameter's gradient, widened.
     pub fn to_f64(&self, p: Param) -> Vec<f64> {
-        self.values.read(self.layout.range(p))
+        self.values.host().read(self.layout.range(p))
     }
 
     /// Adds to a parameter's gradient: for what is differentiated outside a plan. Call it after the step's first backward pass.
     pub fn add(&mut self, p: Param, values: &[f64]) {
         let range = self.layout.range(p);
-        let sum: Vec<f64> = self.values.read(range.clone()).iter().zip(values).map(|(a, b)| a + b).collect();
-        self.values.write(range, &sum);
+        let sum: Vec<f64> = self.values.host().read(range.clone()).iter().zip(values).map(|(a, b)| a + b).collect();
+        self.values.host_mut().write(range, &sum);
+    }
+
+    /// Brings them to a device, if it is one: the optimiser works where the gradients are.
+    ///
+    /// # Errors
+    /// A device that cannot be used, or whose memory is full.
+    pub fn place(&self, device: &Device) -> Result<(), Error> {
+        device.cuda_ordinal().map_or(Ok(()), |ordinal| self.on_device(&Gpu::open(ordinal)?).map(drop))
     }
 
     /// Sets a parameter's gradient.
     pub fn set(&mut self, p: Param, values: &[f64]) {
-        self.values.write(self.layout.range(p), values);
+        self.values.host_mut().write(self.layout.range(p), values);
     }
 
     pub(crate) fn all<T: Real>(&self) -> &[T] {
@@ -152,6 +199,21 @@ impl Grads {
 
     pub(crate) fn all_mut<T: Real>(&mut self) -> &mut [T] {
         self.values.slice_mut::<T>()
+    }
+
+    /// The device they lie on, if they do.
+    pub(crate) fn on(&self) -> Option<&Arc<Gpu>> {
+        self.values.on()
+    }
+
+    /// Where they lie on a device.
+    pub(crate) fn on_device(&self, gpu: &Arc<Gpu>) -> Result<u64, Error> {
+        Ok(self.values.device(gpu)?.address())
+    }
+
+    /// The same, to be changed by work that is started.
+    pub(crate) fn on_device_mut(&mut self, gpu: &Arc<Gpu>) -> Result<u64, Error> {
+        Ok(self.values.device_mut(gpu)?.address())
     }
 }
 

@@ -175,6 +175,23 @@ impl Planner {
         };
         let trained_layout = layouts.iter().find(|l| Some(l.id) == trained);
         let untouched = trained_layout.map_or(vec![], |l| l.iter().filter(|p| !s.touched.contains(p)).collect());
-        Ok(Plan { id, acts: s.acts, ops: d.ops, forward: s.forward, backward: s.backward, bound, roots: d.roots, untouched, cost })
+        let elements = |p: &Param| layouts.iter().find(|l| l.id == p.layout).map_or(0, |l| l.range(*p).len() as u64);
+        let weights = d.ops.iter().map(|op| op.wiring().params.iter().map(elements).sum()).collect();
+        let (lives, held, wide) = (s.lives, s.held, s.wide);
+        Ok(Plan {
+            id,
+            acts: s.acts,
+            ops: d.ops,
+            forward: s.forward,
+            backward: s.backward,
+            bound,
+            roots: d.roots,
+            untouched,
+            cost,
+            lives,
+            held,
+            wide,
+            weights,
+        })
     }
 }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use crate::Param;
 use crate::ops::{Op, Wiring};
-use crate::plan::{Act, ActInfo, Deliver, Step, StepKind};
+use crate::plan::{self, Act, ActInfo, Deliver, Step, StepKind};
 
 /// What the planner knows when model code has finished.
 pub(crate) struct Described {
@@ -33,14 +33,21 @@ pub(crate) struct Scheduled {
     pub touched: HashSet<Param>,
     pub arena: usize,
     pub unshared: usize,
+    pub lives: Vec<Life>,
+    pub held: Vec<Held>,
+    /// Activations that stay f32 where the others are bf16.
+    pub wide: Vec<bool>,
 }
 
-/// A buffer before it has a place.
-struct Life {
-    len: usize,
-    from: usize,
-    to: usize,
-    at: usize,
+/// A buffer: when it is alive. Where it lies depends on the size of its elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
+    /// Elements.
+    pub len: usize,
+    pub from: usize,
+    pub to: usize,
+    /// Working memory of one step, in the processor's element type.
+    pub scratch: bool,
 }
 
 #[derive(Default)]
@@ -48,7 +55,12 @@ struct Lives(Vec<Life>);
 
 impl Lives {
     fn born(&mut self, len: usize, time: usize) -> usize {
-        self.0.push(Life { len, from: time, to: time, at: 0 });
+        self.0.push(Life { len, from: time, to: time, scratch: false });
+        self.0.len() - 1
+    }
+
+    fn scratch(&mut self, len: usize, time: usize) -> usize {
+        self.0.push(Life { len, from: time, to: time, scratch: true });
         self.0.len() - 1
     }
 
@@ -58,11 +70,11 @@ impl Lives {
 }
 
 /// Per activation: which lives hold its forward value, its recomputed value and its gradient.
-#[derive(Clone, Copy, Default)]
-struct Held {
-    value: Option<usize>,
-    again: Option<usize>,
-    grad: Option<usize>,
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    pub value: Option<usize>,
+    pub again: Option<usize>,
+    pub grad: Option<usize>,
 }
 
 struct Scheduler<'a> {
@@ -75,6 +87,7 @@ struct Scheduler<'a> {
     backward: Vec<Step>,
     scratch: Vec<usize>,
     touched: HashSet<Param>,
+    wide: Vec<bool>,
 }
 
 /// Lays a described plan out.
@@ -94,6 +107,7 @@ pub(crate) fn schedule(d: Described) -> (Described, Scheduled) {
         backward: vec![],
         scratch: vec![],
         touched: HashSet::new(),
+        wide: plan::wide(&d.acts, &d.ops),
     };
     s.forward_lives();
     s.backward_steps();
@@ -141,7 +155,7 @@ impl Scheduler<'_> {
             for output in self.wiring[time].outputs.clone() {
                 self.held[output.index as usize].value = Some(self.lives.born(self.len(output), time));
             }
-            let scratch = self.lives.born(self.wiring[time].scratch.0, time);
+            let scratch = self.lives.scratch(self.wiring[time].scratch.0, time);
             self.scratch.push(scratch);
         }
     }
@@ -210,7 +224,7 @@ impl Scheduler<'_> {
                     self.held[output.index as usize].again = Some(life);
                 }
             }
-            let scratch = self.lives.born(w.scratch.0, now);
+            let scratch = self.lives.scratch(w.scratch.0, now);
             self.scratch.push(scratch);
             self.backward.push(Step { op, kind: StepKind::Again, scratch: (0, w.scratch.0) });
         }
@@ -234,8 +248,8 @@ impl Scheduler<'_> {
                     self.lives.used(life, now);
                     Deliver::Add
                 }
-                // The output's gradient is not read after this step, so an input of the same size may take its memory.
-                None if w.in_place == Some(input.act) && !seen && self.may_take(w.outputs[0]) => {
+                // The output's gradient is not read after this step, so an input of the same size and type may take its memory.
+                None if w.in_place == Some(input.act) && !seen && self.may_take(w.outputs[0], input.act) => {
                     self.held[i].grad = Some(out_grad);
                     Deliver::InPlace
                 }
@@ -248,51 +262,59 @@ impl Scheduler<'_> {
         }
         let trained = w.params.iter().copied().filter(|p| Some(p.layout) == self.d.trained);
         let params = trained.map(|p| (p, self.touched.insert(p))).collect();
-        let scratch = self.lives.born(w.scratch.1, now);
+        let scratch = self.lives.scratch(w.scratch.1, now);
         self.scratch.push(scratch);
         self.backward.push(Step { op, kind: StepKind::Backward { inputs, params }, scratch: (0, w.scratch.1) });
     }
 
-    fn may_take(&self, output: Act) -> bool {
-        !self.d.wants_grad.contains(&output) && !self.d.leaves.contains(&output) && !self.d.roots.contains(&output)
+    fn may_take(&self, output: Act, input: Act) -> bool {
+        let same = self.wide[output.index as usize] == self.wide[input.index as usize];
+        same && !self.d.wants_grad.contains(&output) && !self.d.leaves.contains(&output) && !self.d.roots.contains(&output)
     }
 
-    /// Gives every life a place: largest first, each at the lowest address that is free for all of its life.
     fn place(mut self) -> Scheduled {
         const ALIGN: usize = 16;
-        let lives = &mut self.lives.0;
-        let mut order: Vec<usize> = (0..lives.len()).filter(|&i| lives[i].len > 0).collect();
-        order.sort_by_key(|&i| (std::cmp::Reverse(lives[i].len), i));
-        let mut placed: Vec<usize> = vec![];
-        let mut arena = 0;
-        for i in order {
-            let (from, to, len) = (lives[i].from, lives[i].to, lives[i].len.next_multiple_of(ALIGN));
-            let mut at = 0;
-            for &j in &placed {
-                let (other, taken) = (&lives[j], lives[j].len.next_multiple_of(ALIGN));
-                if other.from <= to && from <= other.to && other.at < at + len && at < other.at + taken {
-                    at = other.at + taken;
-                }
-            }
-            lives[i].at = at;
-            arena = arena.max(at + len);
-            let position = placed.partition_point(|&j| lives[j].at <= at);
-            placed.insert(position, i);
-        }
+        let lives = std::mem::take(&mut self.lives.0);
+        let (at, arena) = places(&lives, |_, life| life.len.next_multiple_of(ALIGN));
         let unshared = lives.iter().map(|l| l.len.next_multiple_of(ALIGN)).sum();
-        let at = |life: Option<usize>| life.map(|l| self.lives.0[l].at);
+        let place = |life: Option<usize>| life.map(|l| at[l]);
         let acts = self.d.acts.iter().zip(&self.held);
-        let acts = acts.map(|(a, h)| ActInfo { value: at(h.value), again: at(h.again), grad: at(h.grad), ..a.clone() }).collect();
+        let acts = acts.map(|(a, h)| ActInfo { value: place(h.value), again: place(h.again), grad: place(h.grad), ..a.clone() }).collect();
         let n = self.d.ops.len();
         let forward = (0..n).map(|op| {
-            let scratch = (self.lives.0[self.scratch[op]].at, self.wiring[op].scratch.0);
+            let scratch = (at[self.scratch[op]], self.wiring[op].scratch.0);
             Step { op, kind: StepKind::Forward, scratch }
         });
         let forward = forward.collect();
         let mut backward = std::mem::take(&mut self.backward);
         for (step, &life) in backward.iter_mut().zip(&self.scratch[n..]) {
-            step.scratch.0 = self.lives.0[life].at;
+            step.scratch.0 = at[life];
         }
-        Scheduled { acts, forward, backward, touched: self.touched, arena, unshared }
+        Scheduled { acts, forward, backward, touched: self.touched, arena, unshared, lives, held: self.held, wide: self.wide }
     }
+}
+
+/// Gives every life a place: largest first, each at the lowest address that is free for all of its life. `size(i, life)` is what life
+/// `i` takes, alignment included; returns the places and the arena's size, in the same unit.
+pub(crate) fn places(lives: &[Life], size: impl Fn(usize, &Life) -> usize) -> (Vec<usize>, usize) {
+    let sizes: Vec<usize> = lives.iter().enumerate().map(|(i, l)| size(i, l)).collect();
+    let mut order: Vec<usize> = (0..lives.len()).filter(|&i| sizes[i] > 0).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i]), i));
+    let mut places = vec![0; lives.len()];
+    let mut placed: Vec<usize> = vec![];
+    let mut end = 0;
+    for i in order {
+        let mut at = 0;
+        for &j in &placed {
+            let other = &lives[j];
+            if other.from <= lives[i].to && lives[i].from <= other.to && places[j] < at + sizes[i] && at < places[j] + sizes[j] {
+                at = places[j] + sizes[j];
+            }
+        }
+        places[i] = at;
+        end = end.max(at + sizes[i]);
+        let position = placed.partition_point(|&j| places[j] <= at);
+        placed.insert(position, i);
+    }
+    (places, end)
 }

@@ -163,7 +163,7 @@ fn masks(batch: usize, key: StepKey) -> Vec<f64> {
     let plan = p.finish().expect("a plan");
     let mut arena = Arena::new(&plan, DType::F32);
     arena.value_mut::<f32>(y).fill(1.0);
-    plan.forward(&mut Cx::new(&Device::Cpu, &[], &mut arena, key)).expect("forward");
+    plan.forward(&mut Cx::new(&Device::CPU, &[], &mut arena, key)).expect("forward");
     arena.to_f64(out)
 }
 
@@ -189,7 +189,7 @@ fn drop_path_is_off_outside_training() {
     let sets = [&params];
     let mut run = |train, step| {
         let key = StepKey { step, ..c.key };
-        c.plan.forward(&mut Cx { train, ..Cx::new(&Device::Cpu, &sets, &mut arena, key) }).expect("forward");
+        c.plan.forward(&mut Cx { train, ..Cx::new(&Device::CPU, &sets, &mut arena, key) }).expect("forward");
         arena.scalar(c.loss)
     };
     assert_eq!(run(false, 0), run(false, 1));
@@ -210,7 +210,7 @@ fn watched_values_are_seen_before_their_memory_serves_others() {
         let mut arena = Arena::new(&plan, DType::F64);
         arena.write_f64(input, &(0..96).map(|i| 0.05 * f64::from(i) - 2.0).collect::<Vec<_>>());
         let (watched, mut seen) = ([acts[4], acts[0], acts[2]], vec![]);
-        let mut cx = Cx::new(&Device::Cpu, &[], &mut arena, StepKey::default());
+        let mut cx = Cx::new(&Device::CPU, &[], &mut arena, StepKey::default());
         plan.forward_watching(&mut cx, &watched, |i, arena| seen.push((i, arena.to_f64(watched[i])))).expect("forward");
         let kept: Vec<_> = acts.iter().filter(|_| keep).map(|&act| arena.to_f64(act)).collect();
         (seen, kept, plan.arena_len())
@@ -268,14 +268,14 @@ fn a_run_with_foreign_or_mistyped_memory_is_an_error() {
     let (a, b) = (network(false), network(false));
     let (params, mut arena) = (a.params(DType::F32), b.arena(DType::F32));
     let sets = [&params];
-    assert!(a.plan.forward(&mut Cx::new(&Device::Cpu, &sets, &mut arena, a.key)).is_err(), "an arena of another plan");
-    assert!(a.plan.forward(&mut Cx::new(&Device::Cpu, &[], &mut a.arena(DType::F32), a.key)).is_err(), "no parameters");
+    assert!(a.plan.forward(&mut Cx::new(&Device::CPU, &sets, &mut arena, a.key)).is_err(), "an arena of another plan");
+    assert!(a.plan.forward(&mut Cx::new(&Device::CPU, &[], &mut a.arena(DType::F32), a.key)).is_err(), "no parameters");
     let foreign = [&b.params(DType::F32)];
-    assert!(a.plan.forward(&mut Cx::new(&Device::Cpu, &foreign, &mut a.arena(DType::F32), a.key)).is_err(), "foreign parameters");
-    assert!(a.plan.forward(&mut Cx::new(&Device::Cpu, &sets, &mut a.arena(DType::F64), a.key)).is_err(), "f32 parameters in f64");
-    assert!(a.plan.forward(&mut Cx::new(&Device::Cuda(0), &sets, &mut a.arena(DType::F32), a.key)).is_err(), "no such device");
+    assert!(a.plan.forward(&mut Cx::new(&Device::CPU, &foreign, &mut a.arena(DType::F32), a.key)).is_err(), "foreign parameters");
+    assert!(a.plan.forward(&mut Cx::new(&Device::CPU, &sets, &mut a.arena(DType::F64), a.key)).is_err(), "f32 parameters in f64");
+    assert!(a.plan.forward(&mut Cx::new(&Device::cuda(99, DType::F32), &sets, &mut a.arena(DType::F32), a.key)).is_err(), "no such device");
     let mut grads = Grads::new(&b.layout, DType::F32);
-    assert!(a.plan.backward(&mut Cx::new(&Device::Cpu, &sets, &mut a.arena(DType::F32), a.key), &mut grads).is_err(), "foreign gradients");
+    assert!(a.plan.backward(&mut Cx::new(&Device::CPU, &sets, &mut a.arena(DType::F32), a.key), &mut grads).is_err(), "foreign gradients");
 }
 
 #[test]

@@ -17,9 +17,16 @@ fn proves_with(name: &str, shapes: &[&[usize]], describe: impl FnOnce(&mut Plann
     let worst = case.worst();
     assert!(worst < 1e-5, "{name}: worst relative error of a gradient {worst:.1e}");
     for (single, double) in case.gradients(DType::F32).iter().zip(case.gradients(DType::F64)) {
-        let scale = double.iter().fold(1e-2f64, |m, g| m.max(g.abs()));
-        let off = single.iter().zip(&double).map(|(a, b)| (a - b).abs() / scale).fold(0.0, f64::max);
+        let off = check::off(single, &double, 1e-2);
         assert!(off < 1e-5, "{name}: f32 differs from f64 by {off:.1e}");
+    }
+    for (device, tolerance) in check::devices() {
+        let double = case.gradients(DType::F64);
+        let (_, found) = case.on_device(&device);
+        for (i, (found, double)) in found.iter().zip(&double).enumerate() {
+            let off = check::off(found, double, 1e-2);
+            assert!(off < tolerance, "{name}: gradient {i} in {} on {device} differs from f64 by {off:.1e}", device.dtype().name());
+        }
     }
 }
 

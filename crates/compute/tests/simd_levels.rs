@@ -1,6 +1,5 @@
 //! Each instruction set against f64, and equal bits over threads at each. One test: the level is the whole process's.
 
-#[allow(dead_code, reason = "what this test does not use of it, another does")]
 mod check;
 
 use check::{Case, case};
@@ -38,8 +37,7 @@ fn every_level_agrees_with_f64_and_repeats_over_threads() {
             let found = pool(1).install(|| network.gradients(DType::F32));
             assert_eq!(found, pool(3).install(|| network.gradients(DType::F32)), "{level:?}: 1 and 3 threads");
             for (found, expected) in found.iter().zip(&expected) {
-                let scale = expected.iter().fold(1e-4f64, |m, g| m.max(g.abs()));
-                let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / scale).fold(0.0, f64::max);
+                let off = check::off(found, expected, 1e-4);
                 assert!(off < 1e-5, "{level:?}, {batch} x {tokens} x {heads} x {width}: off by {off:.1e}");
             }
         }

@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (i, images) in batches.enumerate() {
         arena.write::<f32>(step.images, images?.view(0));
         let sets = [&trained, &frozen];
-        let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey { step: i as u64, ..StepKey::default() });
+        let mut cx = Cx::new(&Device::CPU, &sets, &mut arena, StepKey { step: i as u64, ..StepKey::default() });
         step.plan.forward(&mut cx)?;
         let loss = cx.arena.scalar(total);
         grads.reset();

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use fd_compute::Device;
 use fd_compute::simd::{self, Level};
+use fd_compute::{DType, Device, DeviceChoice};
 use fd_model::{Allow, Statistics};
 
 use crate::Error;
@@ -17,9 +17,12 @@ use crate::features::Fitting;
 /// Where to compute, and how much to say.
 #[derive(Debug, Args)]
 pub struct MachineArgs {
-    /// Where to compute: auto, cpu or cuda:N
+    /// Where to compute: auto (a CUDA device if there is one that can be used), cpu or cuda:N
     #[arg(long, global = true, default_value = "auto")]
-    pub device: Device,
+    pub device: DeviceChoice,
+    /// Element type of models on a device: f32 or bf16 (with f32 sums and masters); default: bf16 on CUDA, f32 on the CPU
+    #[arg(long, global = true, value_enum)]
+    dtype: Option<Elements>,
     /// Threads; default: one a core
     #[arg(long, global = true, value_parser = at_most::<1024>)]
     pub threads: Option<usize>,
@@ -31,14 +34,50 @@ pub struct MachineArgs {
     pub verbose: u8,
 }
 
+/// Element types, as options say them: where models run, and (`convert`) what weight files hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Elements {
+    /// IEEE single.
+    F32,
+    /// bfloat16, where models run.
+    Bf16,
+    /// IEEE half, in weight files.
+    F16,
+}
+
 impl MachineArgs {
+    /// The element type asked for, if one is.
+    ///
+    /// # Errors
+    /// One in which no model runs.
+    pub fn dtype(&self) -> Result<Option<DType>, Error> {
+        match self.dtype {
+            None => Ok(None),
+            Some(Elements::F32) => Ok(Some(DType::F32)),
+            Some(Elements::Bf16) => Ok(Some(DType::Bf16)),
+            Some(Elements::F16) => Err(Error::Usage("--dtype f16: models run in f32 or bf16".into())),
+        }
+    }
+
+    /// Opens the device asked for, or says why `auto` is the CPU. Not for what computes nothing: opening takes a device's memory.
+    ///
+    /// # Errors
+    /// A device that cannot be used.
+    pub fn device(&self) -> Result<Device, Error> {
+        let (device, why) = self.device.resolve(self.dtype()?)?;
+        match why {
+            Some(why) => tracing::info!("computing on the CPU: {why}"),
+            None => tracing::info!("computing on {device} in {}", device.dtype().name()),
+        }
+        Ok(device)
+    }
+
     /// Sets the process up as asked: messages, instruction set, threads. Once a process.
     ///
     /// # Errors
-    /// A device or an instruction set that is not there.
+    /// An instruction set that is not there.
     pub fn set_up(&self) -> Result<(), Error> {
         log(self.verbose);
-        self.device.check()?;
         if let Some(level) = self.simd
             && !simd::force(level)
         {
@@ -50,6 +89,14 @@ impl MachineArgs {
             pool = pool.num_threads(threads);
         }
         pool.build_global().map_err(|e| Error::Usage(format!("--threads: the thread pool cannot be made: {e}")))
+    }
+
+    /// The device, where f32 is what is compared, unless another type was asked for by name.
+    pub fn in_f32(&self, device: Device) -> Device {
+        match (device.cuda_ordinal(), &self.dtype) {
+            (Some(ordinal), None) => Device::cuda(ordinal, DType::F32),
+            _ => device,
+        }
     }
 }
 

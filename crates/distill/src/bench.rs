@@ -1,18 +1,21 @@
 //! Speed: a whole training step (teacher forward, student forward and backward, clipping, AdamW) on random images, and attention alone.
 
 mod attention;
+mod roofline;
+mod step;
 
 use std::time::Instant;
 
-use fd_compute::optim::{AdamW, Rate, clip_factor, grad_norm};
-use fd_compute::{Arena, Cx, DType, Device, Grads, Params, StepKey, Stream};
-use fd_model::{Init, ModelConfig, VitConfig, initialise, preset};
+use fd_compute::Device;
+use fd_compute::cuda::{memory_peak, reset_memory_peak};
+use fd_model::{ModelConfig, VitConfig, preset};
 use serde::Serialize;
 
 pub use attention::attention;
+pub use roofline::{Group, Roofline, RooflineOptions, grouped, optimiser, roofline};
+pub use step::{FdStep, Profile};
 
-use crate::distillation::{Distillation, Engine, Projector};
-use crate::{Error, Objective};
+use crate::Error;
 
 /// Sizes of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +48,10 @@ impl Preset {
     }
 
     /// Student, teacher and batch.
-    fn models(self) -> Result<(ModelConfig, ModelConfig, usize), Error> {
+    ///
+    /// # Errors
+    /// None for the presets there are.
+    pub fn models(self) -> Result<(ModelConfig, ModelConfig, usize), Error> {
         let (side, patch, dim, depth, heads, batch) = match self {
             Preset::Mini => (28, 4, 96, 4, 3, 128),
             Preset::Tiny => (32, 4, 192, 12, 3, 64),
@@ -117,42 +123,25 @@ pub fn fd_step(options: &BenchOptions) -> Result<String, Error> {
     if batch == 0 || options.steps == 0 {
         return Err(Error::Usage("bench: --batch and --steps must be at least 1".into()));
     }
-    let fd = Distillation::new(&student, &teacher, Projector::Linear {}, Objective::PAPER)?.with_recompute(options.recompute);
-    let step = fd.plan(batch, Engine::Fused)?;
-    let (mut trained, mut frozen) = (Params::new(&fd.trained, DType::F32), Params::new(&fd.frozen[0], DType::F32));
-    initialise(&mut trained, "encoder.", &student, Init::Official, 0);
-    initialise(&mut trained, "decoder.", &student, Init::Official, 1);
-    initialise(&mut frozen, "", &teacher, Init::Official, 2);
-    let mut grads = Grads::new(&fd.trained, DType::F32);
-    let mut arena = Arena::new(&step.plan, DType::F32);
-    let mut random = Stream::new(&[9]);
-    arena.value_mut::<f32>(step.images).iter_mut().for_each(|x| *x = random.normal() as f32);
-    let mut adam = AdamW::new(&fd.trained, DType::F32, (0.9, 0.999), 1e-8);
-    let rates: Vec<Rate> = fd.trained.iter().map(|param| Rate { param, lr: 1e-4, weight_decay: 0.05 }).collect();
+    reset_memory_peak(&options.device);
+    let mut step = FdStep::new(&student, &teacher, batch, options.recompute, options.device)?;
     let (mut times, mut loss) = (vec![], 0.0);
     for i in 0..options.warmup + options.steps {
         let start = Instant::now();
-        let sets = [&trained, &frozen];
-        let mut cx = Cx::new(&options.device, &sets, &mut arena, StepKey { step: i as u64, ..StepKey::default() });
-        step.plan.forward(&mut cx)?;
-        (loss, _) = step.loss.value(&step.plan, &mut cx)?;
-        grads.reset();
-        step.plan.backward(&mut cx, &mut grads)?;
-        let clip = clip_factor(grad_norm(&grads), Some(3.0));
-        adam.step(&mut trained, &grads, &rates, clip)?;
+        loss = step.run(i)?;
         if i >= options.warmup {
             times.push(start.elapsed().as_secs_f64());
         }
     }
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
-    let cost = step.plan.cost();
+    let cost = step.plan().cost();
     let line = Line {
         bench: "fd-step",
         engine: format!("fd-{}", env!("CARGO_PKG_VERSION")),
         preset: options.preset.name(),
         device: options.device.to_string(),
-        dtype: "f32",
+        dtype: options.device.dtype().name(),
         attention: "fused",
         compiled: None,
         batch,
@@ -162,7 +151,7 @@ pub fn fd_step(options: &BenchOptions) -> Result<String, Error> {
         step_ms_min: rounded(times[0] * 1e3),
         loss: (loss * 1e5).round() / 1e5,
         peak_rss_mb: peak_rss_mb(),
-        peak_device_mb: 0,
+        peak_device_mb: memory_peak(&options.device) >> 20,
         simd: fd_compute::simd::level().name(),
         gflops: rounded((cost.forward_flops + cost.backward_flops) as f64 / median / 1e9),
         recompute: options.recompute,

@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 mod config;
+mod gpu;
 mod places;
 mod plan;
 mod preset;
@@ -17,6 +18,7 @@ use fd_distill::bench::{BenchOptions, Preset};
 use fd_distill::config::Source;
 
 pub use self::config::ConfigArgs;
+use self::gpu::{GpuCheckArgs, RooflineArgs};
 use self::places::PlaceArgs;
 pub use self::plan::PlanArgs;
 use self::preset::{PaperArgs, TablePreset, preset};
@@ -75,9 +77,20 @@ pub enum Command {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
+    /// Hold a GPU's numbers against the processor's and measure how fast it is; exit code 1 when a check fails
+    GpuCheck(GpuCheckArgs),
     /// Measure speed; prints one line of JSON
     #[command(subcommand, arg_required_else_help = false)]
     Bench(Bench),
+}
+
+impl Command {
+    /// Does it compute, and so need its device? What only reads files must not wait for one, nor take its memory. A check opens its own.
+    pub fn computes(&self) -> bool {
+        use Command::{Config, Convert, Doctor, GpuCheck, Init, Inspect, Plan, Status};
+        let reads = matches!(self, Init(_) | Inspect(_) | Convert(_) | Plan(_) | Config(_) | Doctor { .. } | Status { .. });
+        !reads && !matches!(self, GpuCheck(_) | Command::Bench(Bench::Roofline(_)))
+    }
 }
 
 /// What every command that runs stages takes.
@@ -264,6 +277,8 @@ pub enum Bench {
         #[arg(long, default_value = "", hide_default_value = true)]
         only: String,
     },
+    /// What a step would take at least on a GPU, counted: no GPU is needed; prints a table in Markdown
+    Roofline(RooflineArgs),
 }
 
 /// `distill bench fd-step`.
@@ -341,6 +356,6 @@ mod tests {
     #[test]
     fn global_options_may_stand_anywhere() {
         let cli = Cli::try_parse_from(["distill", "bench", "fd-step", "--preset", "mini", "--threads", "1", "-vv"]).unwrap();
-        assert_eq!((cli.machine.threads, cli.machine.verbose, cli.machine.device), (Some(1), 2, Device::Cpu));
+        assert_eq!((cli.machine.threads, cli.machine.verbose, cli.machine.device), (Some(1), 2, fd_compute::DeviceChoice::Auto));
     }
 }

@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod execute;
 mod features;
+mod gpu;
 mod init;
 mod paper;
 mod plan;
@@ -16,6 +17,7 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use fd_compute::Device;
 use fd_distill::bench::{self, BenchOptions};
 use fd_distill::{parity as goldens, status as runs};
 
@@ -23,6 +25,7 @@ pub use config::{ConfigOptions, config};
 pub use doctor::doctor;
 pub use execute::RunOptions;
 pub use features::{KnnOptions, features, knn};
+pub use gpu::{gpu_check, roofline};
 pub use init::init;
 pub use paper::{PaperOptions, paper};
 pub use plan::{PlanOptions, Priced, plan};
@@ -79,8 +82,8 @@ impl Write for Output {
 }
 
 /// Compares the engine with golden vectors.
-pub fn parity(folder: &Path, out: &mut Output) -> anyhow::Result<Outcome> {
-    let report = goldens::parity(folder, out)?;
+pub fn parity(folder: &Path, device: Device, out: &mut Output) -> anyhow::Result<Outcome> {
+    let report = goldens::parity(folder, device, out)?;
     Ok(if report.failed > 0 { Outcome::CheckFailed } else { Outcome::Done })
 }
 

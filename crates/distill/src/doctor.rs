@@ -3,19 +3,16 @@
 //! Everything is read from files: no library is loaded, no device opened, nothing measured. What is looked at is a [`Machine`], so that
 //! tests look at trees of files made up for them.
 
-mod elf;
 mod engine;
 mod gpu;
-mod libraries;
 mod machine;
-mod search;
 mod system;
 
+pub use fd_compute::cuda::libraries::{Files, Found, Library};
 use fd_compute::simd;
 use serde::Serialize;
 
 pub use gpu::Gpu;
-pub use libraries::{Found, Library};
 pub use machine::Machine;
 pub use system::{Cpu, Memory, System};
 
@@ -34,8 +31,6 @@ pub struct Report {
     pub engine_fault: Option<String>,
     /// The side of the GPU.
     pub gpu: Gpu,
-    /// Are there CUDA kernels in this version?
-    pub cuda_kernels: bool,
 }
 
 impl Report {
@@ -48,7 +43,6 @@ impl Report {
             memory: Memory::of(machine),
             engine_fault: engine::fault(),
             gpu: Gpu::of(machine),
-            cuda_kernels: false,
         }
     }
 

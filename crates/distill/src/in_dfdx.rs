@@ -50,7 +50,7 @@
 //! // Training steps.
 //! for step in 0..20 {
 //!     let sets = [&params];
-//!     let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
+//!     let mut cx = Cx::new(&Device::CPU, &sets, &mut arena, StepKey::default());
 //!     plan.forward(&mut cx)?;
 //!     let shape = (2, 5, 8); // B, N, C
 //!     let target = cpu.tensor_from_vec(teacher.clone(), shape);
@@ -311,7 +311,7 @@ mod tests {
         arena.write(s, student);
         arena.write(t, teacher);
         let sets = [&params];
-        let mut cx = Cx::new(&fd_compute::Device::Cpu, &sets, &mut arena, StepKey::default());
+        let mut cx = Cx::new(&fd_compute::Device::CPU, &sets, &mut arena, StepKey::default());
         plan.forward(&mut cx).expect("a run");
         let value = cx.arena.scalar(loss);
         plan.backward(&mut cx, &mut Grads::new(&nothing, T::DTYPE)).expect("a run");

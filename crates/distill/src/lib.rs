@@ -14,6 +14,7 @@ mod error;
 pub mod evaluate;
 pub mod features;
 pub mod figure;
+pub mod gpu_check;
 pub mod graph;
 pub mod groups;
 pub mod in_dfdx;

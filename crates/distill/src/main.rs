@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use fd_compute::Device;
 use fd_distill::arguments::{end, one_line};
 use fd_distill::{Error, interrupt};
 
@@ -36,11 +37,12 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     cli.machine.set_up()?;
+    let device = if cli.command.computes() { cli.machine.device()? } else { Device::CPU };
     // Inside the pool: a plan's run allocates nothing only when it is called from one of the pool's own threads.
-    rayon::scope(|_| dispatch(cli))
+    rayon::scope(|_| dispatch(cli, device))
 }
 
-fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
+fn dispatch(cli: &Cli, device: Device) -> anyhow::Result<Outcome> {
     let out = &mut commands::Output::new();
     // What has nothing to save may be stopped as any program is.
     let resumes = match &cli.command {
@@ -54,29 +56,31 @@ fn dispatch(cli: &Cli) -> anyhow::Result<Outcome> {
         interrupt::install().context("SIGINT and SIGTERM cannot be caught")?;
     }
     match &cli.command {
-        Command::Table(args) => match args.options(cli.machine.device)? {
+        Command::Table(args) => match args.options(device)? {
             Tables::One(options) => commands::table(&options, out),
             Tables::Paper(options) => commands::paper(&options, out),
         },
-        Command::Run(args) => commands::table(&args.options(cli.machine.device), out),
-        Command::Sweep(args) => commands::sweep(&args.options(cli.machine.device), out),
+        Command::Run(args) => commands::table(&args.options(device), out),
+        Command::Sweep(args) => commands::sweep(&args.options(device), out),
         Command::Init(args) => {
             let (options, force) = args.options();
             commands::init(&options, force, out)
         }
         Command::Inspect(args) => commands::inspect(&args.options(), out),
-        Command::Convert(args) => commands::convert(&args.options(), out),
+        Command::Convert(args) => commands::convert(&args.options()?, out),
         Command::Features(args) => {
-            let (asked, wanted, options) = args.options(cli.machine.device);
+            let (asked, wanted, options) = args.options(device);
             commands::features(&asked, wanted, options, out)
         }
-        Command::Knn(args) => commands::knn(&args.options(cli.machine.device), out),
+        Command::Knn(args) => commands::knn(&args.options(device), out),
         Command::Plan(args) => commands::plan(&args.options()?, out),
         Command::Config(args) => commands::config(&args.options(), out),
         Command::Doctor { json } => commands::doctor(*json, out),
         Command::Status { folder } => commands::status(folder, out),
-        Command::Parity { folder } => commands::parity(folder, out),
-        Command::Bench(cli::Bench::FdStep(args)) => commands::fd_step(&args.options(cli.machine.device), out),
+        Command::Parity { folder } => commands::parity(folder, cli.machine.in_f32(device), out),
+        Command::GpuCheck(args) => commands::gpu_check(&args.options(&cli.machine)?, out),
+        Command::Bench(cli::Bench::FdStep(args)) => commands::fd_step(&args.options(device), out),
+        Command::Bench(cli::Bench::Roofline(args)) => commands::roofline(&args.options(&cli.machine)?, out),
         Command::Bench(cli::Bench::Attention { repeats, only }) => commands::attention(*repeats, only, out),
     }
 }

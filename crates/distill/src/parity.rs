@@ -3,7 +3,7 @@
 //! A case is `<case>.json` with, mostly, `<case>.safetensors` beside it (see [`fd_model::goldens`]). Its kind, sizes and options are
 //! read from there, never from file names. It is run in f32, and every tensor of it is either an input or compared; one that is
 //! neither counts as a failure. The tolerance is ten times what PyTorch's own f32 does (`f32_dev` in the JSON), at least 5e-6, of the
-//! error max|x - ref| / max(max|ref|, 1e-4). A case whose class or options we do not have is *unknown*, with the reason.
+//! error max|x - ref| / max(max|ref|, 1e-4); on a CUDA device ten times that. A case whose class or options we do not have is *unknown*, with the reason.
 
 mod checks;
 mod distillation;
@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
+use fd_compute::{DType, Device};
 use fd_model::ModelError;
 use fd_model::goldens::{Golden, Tensors};
 use serde_json::Value;
@@ -99,18 +100,21 @@ impl From<Error> for Stop {
     }
 }
 
-/// Runs every case of a folder and prints a line for each group of tensors.
+/// Runs every case of a folder on a device, in f32, and prints a line for each group of tensors.
 ///
 /// # Errors
-/// A folder without cases; a file that cannot be read or is not what its name says, named; an output that cannot be written.
-pub fn parity(folder: &Path, out: &mut impl Write) -> Result<Report, Error> {
+/// A device that runs in another type; a folder without cases; a file that cannot be read or is not what its name says, named; an output that cannot be written.
+pub fn parity(folder: &Path, device: Device, out: &mut impl Write) -> Result<Report, Error> {
+    if device.dtype() != DType::F32 {
+        return Err(Error::Usage(format!("parity compares in f32, not in {}", device.dtype().name())));
+    }
     let mut report = Report::default();
     for (name, is_folder) in names(folder)? {
         let case = if is_folder {
             let why = "a folder, not a case: image preprocessing is fd-data's own test".to_owned();
             Case { name, verdict: Verdict::Unknown(why), rows: vec![] }
         } else {
-            run(folder, name)?
+            run(folder, name, device)?
         };
         print(&case, out).map_err(|e| Error::Usage(format!("the report cannot be written: {e}")))?;
         match case.verdict {
@@ -142,7 +146,7 @@ fn names(folder: &Path) -> Result<BTreeSet<(String, bool)>, Error> {
     Ok(found)
 }
 
-fn run(folder: &Path, name: String) -> Result<Case, Error> {
+fn run(folder: &Path, name: String, device: Device) -> Result<Case, Error> {
     let (json, tensors) = (folder.join(format!("{name}.json")), folder.join(format!("{name}.safetensors")));
     if !json.exists() {
         let verdict = Verdict::Failed(vec![format!("{} has no {name}.json beside it", tensors.display())]);
@@ -162,11 +166,16 @@ fn run(folder: &Path, name: String) -> Result<Case, Error> {
             golden => golden?,
         },
     };
-    Ok(compare(&golden, kind))
+    Ok(compare(&golden, kind, device))
 }
 
-fn compare(golden: &Golden, kind: Result<Kind, Stop>) -> Case {
-    let mut checks = Checks::new(golden);
+/// Compares one case that has been read with what a device computes in f32.
+pub fn compare_golden(golden: &Golden, device: Device) -> Case {
+    compare(golden, kind::of(&golden.json), device)
+}
+
+fn compare(golden: &Golden, kind: Result<Kind, Stop>, device: Device) -> Case {
+    let mut checks = Checks::new(golden, device);
     let run = |kind| match kind {
         Kind::Encoder => encoder::run(&mut checks),
         Kind::Distillation => distillation::run(&mut checks),

@@ -141,7 +141,7 @@ fn unit_rows(x: &Outputs) -> Vec<f32> {
 }
 
 /// Trains a probe on `train` and returns its logits on `test`.
-pub fn probe(config: &ProbeConfig, train: &Outputs, test: &Outputs, classes: usize, seed: u64, device: Device) -> Result<Outputs, Error> {
+pub fn probe(config: &ProbeConfig, train: &Outputs, test: &Outputs, classes: usize, seed: u64) -> Result<Outputs, Error> {
     let (n, width) = (train.labels.len(), train.width);
     config.check()?;
     let batch = config.batch.min(n);
@@ -190,7 +190,8 @@ pub fn probe(config: &ProbeConfig, train: &Outputs, test: &Outputs, classes: usi
         one_hot.fill(0.0);
         rows.iter().enumerate().for_each(|(i, &row)| one_hot[i * classes + train.labels[row] as usize] = 1.0);
         let sets = [&params];
-        let mut cx = Cx::new(&device, &sets, &mut arena, StepKey::default());
+        // One small product a step, and LARS in double precision: a device would wait for the host.
+        let mut cx = Cx::new(&Device::CPU, &sets, &mut arena, StepKey::default());
         plan.forward(&mut cx)?;
         let value = cx.arena.scalar(loss);
         if !value.is_finite() {

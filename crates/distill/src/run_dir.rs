@@ -241,7 +241,7 @@ mod tests {
         run.write("b.txt", b"two").unwrap();
         run.write("figures/c.svg", b"<svg/>").unwrap();
         run.write_config(&toml::from_str("a = 1\n[b]\nc = 2.5\n").unwrap()).unwrap();
-        run.write_meta(&Meta { device: Device::Cpu, seeds: &[0, u64::MAX] }).unwrap();
+        run.write_meta(&Meta { device: Device::CPU, seeds: &[0, u64::MAX] }).unwrap();
         assert_eq!(names(run.path()), ["b.txt", "config.toml", "figures", "meta.json"]);
         assert_eq!(fs::read(run.file("b.txt")).unwrap(), b"two");
         assert_eq!(fs::read_to_string(run.file("config.toml")).unwrap(), "a = 1\n\n[b]\nc = 2.5\n");

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fd_compute::optim::{AdamW, clip_factor, grad_norm};
+use fd_compute::optim::{AdamW, grad_norm};
 use fd_compute::{DType, Grads, Layout, Params};
 use fd_data::{Batch, Loader};
 
@@ -189,9 +189,8 @@ impl Stage<'_> {
             for batch in self.loader.epoch(epoch as u64, progress.step % per_epoch) {
                 let (mut batch, at) = (batch?, At { step: progress.step, steps });
                 let measured = learner.gradients(&mut batch, at, params, &mut optimiser.grads)?;
-                let grad_norm = grad_norm(&optimiser.grads);
+                let grad_norm = optimiser.step(params, at, measured.loss)?;
                 if measured.loss.is_finite() && grad_norm.is_finite() {
-                    optimiser.step(params, at, grad_norm)?;
                     learner.stepped(params, at);
                 } else {
                     progress.skipped += 1;
@@ -261,8 +260,11 @@ impl Optimiser {
         }
     }
 
-    fn step(&mut self, params: &mut Params, at: At, grad_norm: f64) -> Result<(), Error> {
-        let clip = clip_factor(grad_norm, self.clip);
-        Ok(self.adam.step(params, &self.grads, self.rates.update(at.step), clip)?)
+    /// A step, unless loss or gradient are not finite; returns the gradient's norm.
+    fn step(&mut self, params: &mut Params, at: At, loss: f64) -> Result<f64, Error> {
+        if !loss.is_finite() {
+            return Ok(grad_norm(&self.grads));
+        }
+        Ok(self.adam.step_clipped(params, &self.grads, self.rates.update(at.step), self.clip)?)
     }
 }

@@ -91,7 +91,7 @@ fn a_training_step_allocates_nothing_and_memory_stays_flat() {
             }
             ON.store(i >= 50, SeqCst);
             let sets = [&trained, &frozen];
-            let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey { step: i, ..StepKey::default() });
+            let mut cx = Cx::new(&Device::CPU, &sets, &mut arena, StepKey { step: i, ..StepKey::default() });
             step.plan.forward(&mut cx).expect("forward");
             grads.reset();
             step.plan.backward(&mut cx, &mut grads).expect("backward");

@@ -92,7 +92,7 @@ fn train(models: &[ModelConfig; 2], fd: &Distillation, step: &DistillationPlan) 
     let mut rates = Rates::new(&fd.trained, 0.05, 1.0, schedule);
     for i in 0..2 {
         let sets = [&trained, &frozen];
-        let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey { step: i, ..StepKey::default() });
+        let mut cx = Cx::new(&Device::CPU, &sets, &mut arena, StepKey { step: i, ..StepKey::default() });
         step.plan.forward(&mut cx).expect("forward");
         grads.reset();
         step.plan.backward(&mut cx, &mut grads).expect("backward");

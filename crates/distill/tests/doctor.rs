@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use fd_distill::doctor::{Library, Machine, Report};
+use fd_distill::doctor::{Files, Library, Machine, Report};
 
 /// A root folder for one test.
 struct Root(PathBuf);
@@ -38,8 +38,8 @@ impl Root {
 
     fn report(&self, variables: &[(&str, &str)]) -> Report {
         let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        let root = self.0.clone();
-        Report::of(&Machine { root, variables, arch: "x86_64".into(), os: "linux".into(), cores: Some(8), threads: 8 })
+        let files = Files { root: self.0.clone(), variables, arch: "x86_64".into() };
+        Report::of(&Machine { files, os: "linux".into(), cores: Some(8), threads: 8 })
     }
 }
 
@@ -71,12 +71,15 @@ fn first<'a>(report: &'a Report, name: &str) -> (&'a str, Option<&'a str>, &'a s
 fn an_empty_machine_is_told_what_to_do() {
     let root = Root::new("empty");
     let report = root.report(&[]);
-    assert!(report.usable() && !report.cuda_kernels);
+    assert!(report.usable());
+    assert_eq!(report.gpu.missing, ["device", "libcuda", "NVRTC", "cuBLASLt"]);
     assert_eq!((report.system.name.as_str(), &report.system.kernel, &report.cpu.model), ("linux", &None, &None));
     assert_eq!((report.memory.total, report.memory.limit, report.cpu.quota), (None, None, None));
     assert_eq!((report.gpu.driver.as_deref(), report.gpu.devices.len(), report.gpu.notes.len()), (None, 0, 0));
     assert!(report.gpu.advice.as_ref().unwrap().contains("--gpus all"));
-    for (name, word) in [("libcuda", "driver"), ("NVRTC", "nvidia-cuda-nvrtc-cu12"), ("cuBLASLt", "CUDA_HOME"), ("NCCL", "several GPUs")] {
+    for (name, word) in
+        [("libcuda", "driver"), ("NVRTC", "pip install 'nvidia-cuda-nvrtc==13.*'"), ("cuBLASLt", "CUDA_HOME"), ("NCCL", "several GPUs")]
+    {
         let library = of(&report, name);
         assert!(library.found.is_empty() && library.advice.as_ref().unwrap().contains(word), "{library:?}");
     }
@@ -137,6 +140,9 @@ fn driver_and_devices() {
     assert_eq!(report.gpu.devices, ["/dev/nvidia0", "/dev/nvidia1"].map(PathBuf::from));
     let report = root.report(&[]);
     assert_eq!(first(&report, "libcuda"), ("/usr/lib/x86_64-linux-gnu/libcuda.so.1", Some("560.35.03"), "system"));
+    assert_eq!(report.gpu.missing, ["NVRTC", "cuBLASLt"]);
+    root.library("usr/lib/libnvrtc.so.12").library("usr/lib/libcublasLt.so.12");
+    assert!(root.report(&[]).gpu.missing.is_empty());
 }
 
 #[test]
@@ -162,15 +168,44 @@ fn libraries_in_every_place_in_the_loader_s_order() {
     assert!(first(&report, "NCCL").0.starts_with("/usr/local/lib/python3.12/dist-packages/"));
 
     root.file("etc/ld.so.conf", "include /etc/ld.so.conf.d/*.conf\n").file("etc/ld.so.conf.d/cuda.conf", "# CUDA\n/usr/cuda/lib # here\n");
-    root.library("usr/cuda/lib/libnvrtc.so.11.8.89").link("usr/cuda/lib/libnvrtc.so", "libnvrtc.so.11.8.89");
+    root.library("usr/cuda/lib/libnvrtc.so.12.1.55").link("usr/cuda/lib/libnvrtc.so", "libnvrtc.so.12.1.55");
     root.library("usr/local/cuda-12.4/lib64/libnvrtc.so.12.4.127");
-    root.library("home/u/cuda/targets/x86_64-linux/lib/libnvrtc.so.12.6.20").library("mine/libnvrtc.so");
-    let report = root.report(&[("CUDA_HOME", "/home/u/cuda"), ("LD_LIBRARY_PATH", "/mine:/nowhere")]);
+    root.library("home/u/cuda/targets/x86_64-linux/lib/libnvrtc.so.12.6.20").library("mine/libnvrtc.so").library("ours/libnvrtc.so.13");
+    let variables = [("CUDA_HOME", "/home/u/cuda"), ("LD_LIBRARY_PATH", "/mine:/nowhere"), ("FD_NVRTC_DIR", "/ours")];
+    let report = root.report(&[&variables[..], &[("PATH", "/srv/env/bin")]].concat());
     let found: Vec<_> = of(&report, "NVRTC").found.iter().map(|f| (f.version.as_deref(), f.by)).collect();
-    let versions =
-        [(None, "LD_LIBRARY_PATH"), (Some("12.6.20"), "CUDA_HOME"), (Some("11.8.89"), "ld.so.conf"), (Some("12.4.127"), "system")];
+    let versions = [
+        (Some("13"), "FD_NVRTC_DIR"),
+        (None, "LD_LIBRARY_PATH"),
+        (Some("12.1.55"), "ld.so.conf"),
+        (Some("12.6.20"), "CUDA_HOME"),
+        (Some("13"), "python3"),
+        (Some("12.4.127"), "system"),
+    ];
     assert_eq!((found, &of(&report, "NVRTC").advice), (versions.to_vec(), &None));
     assert_eq!(report.gpu.notes, ["LD_LIBRARY_PATH: /nowhere: no such folder"]);
+}
+
+#[test]
+fn libraries_that_the_driver_is_too_old_for_are_not_used() {
+    let root = Root::new("versions");
+    let driver = |version: &str| {
+        root.file("proc/driver/nvidia/version", format!("NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  Release Build\n"));
+        root.report(&[("LD_LIBRARY_PATH", "/new:/both"), ("CUDA_PATH", "/old")])
+    };
+    root.library("new/libnvrtc.so.13").library("both/libnvrtc.so.13").library("both/libnvrtc.so.12.4.1").library("new/libcublasLt.so.13");
+    root.library("old/lib64/libnvrtc.so.11.8.89").library("new/libnccl.so.2");
+    let report = driver("580.65.06");
+    assert_eq!((first(&report, "NVRTC").0, first(&report, "cuBLASLt").0), ("/new/libnvrtc.so.13", "/new/libcublasLt.so.13"));
+    let report = driver("560.35.03");
+    assert_eq!((first(&report, "NVRTC").0, of(&report, "NVRTC").found.len()), ("/both/libnvrtc.so.12.4.1", 1));
+    let unusable =
+        ["/new/libnvrtc.so.13: of CUDA 13, and the driver runs CUDA 12", "/old/lib64/libnvrtc.so.11.8.89: of CUDA 11, older than 12"];
+    assert_eq!(of(&report, "NVRTC").unusable, unusable);
+    assert!(of(&report, "cuBLASLt").found.is_empty() && of(&report, "cuBLASLt").advice.as_ref().unwrap().contains("nvidia-cublas-cu12"));
+    assert_eq!(first(&report, "NCCL").0, "/new/libnccl.so.2");
+    let report = driver("470.256.02");
+    assert!(of(&report, "NVRTC").found.is_empty() && report.gpu.advice.unwrap().contains("older than 525"));
 }
 
 #[test]

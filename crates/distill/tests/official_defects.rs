@@ -48,7 +48,7 @@ fn evaluation_normalises_as_training_does() {
     // And what is evaluated depends on it, so that the equality says something.
     assert_ne!(trained, seen(plain_view((8, 8), &Normalise::clip()).expect("a view")));
     // A table's test images go through its own statistics.
-    let context = Context::new(smoke(), Device::Cpu).expect("a context");
+    let context = Context::new(smoke(), Device::CPU).expect("a context");
     let loader = context.test_images((28, 28), None).expect("a loader");
     let found = &loader.crops()[0].augment.config().normalise;
     assert_eq!((&found.mean, &found.std), (&context.config.data.normalise.mean, &context.config.data.normalise.std));
@@ -65,7 +65,7 @@ fn checkpoints_hold_what_is_trained_and_no_teacher() {
     let step = fd.plan(2, Engine::Fused).expect("a plan");
     let task = Task { plan: step.plan, images: step.images, targets: None, loss: step.loss };
     let frozen = vec![Params::new(&fd.frozen[0], DType::F32)];
-    let mut learner = PlanLearner::new(task, Device::Cpu, 0, frozen, None);
+    let mut learner = PlanLearner::new(task, Device::CPU, 0, frozen, None);
     // What a checkpoint keeps beside parameters and moments.
     assert!(learner.sets().is_empty());
 }
@@ -75,14 +75,14 @@ fn checkpoints_hold_what_is_trained_and_no_teacher() {
 fn a_frozen_network_is_evaluated_without_drop_path() {
     let config = smoke();
     let model = config.student.clone().with_drop_path(0.9);
-    let context = Arc::new(Context::new(config, Device::Cpu).expect("a context"));
+    let context = Arc::new(Context::new(config, Device::CPU).expect("a context"));
     let of = |model: &ModelConfig| {
         let mut layout = Layout::builder();
         let vit = Model::declare(model, &mut layout, "").expect("a model");
         let mut params = Params::new(&layout.finish(), DType::F32);
         initialise(&mut params, "", model, Init::Xavier, 0);
         let loader = context.test_images(model.img_size(), None).expect("a loader");
-        let [features] = outputs(&vit, &params, [Output::MeanPatches], &loader, Device::Cpu).expect("features");
+        let [features] = outputs(&vit, &params, [Output::MeanPatches], &loader, Device::CPU).expect("features");
         features.values
     };
     assert_eq!(of(&model), of(&model.clone().with_drop_path(0.0)));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use fd_compute::Device;
 use fd_distill::Error;
 use fd_distill::parity::{Report, Verdict, parity};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -65,7 +66,7 @@ impl Folder {
     }
 
     fn run(&self) -> Result<Report, Error> {
-        parity(&self.0, &mut std::io::sink())
+        parity(&self.0, Device::CPU, &mut std::io::sink())
     }
 
     fn verdict(&self) -> Checked<Verdict> {
@@ -132,7 +133,7 @@ const CASES: [&str; 20] = [
 #[test]
 fn all_pass() -> Checked {
     let mut out = vec![];
-    let report = parity(&goldens(), &mut out)?;
+    let report = parity(&goldens(), Device::CPU, &mut out)?;
     let out = String::from_utf8(out)?;
     println!("{out}");
     assert_eq!((report.passed, report.failed, report.unknown), (26, 0, 0), "{out}");

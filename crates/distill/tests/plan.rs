@@ -345,7 +345,7 @@ fn the_largest_model_runs_reduced_in_width_and_depth() {
         for i in 0..2 {
             let before: Vec<Vec<f64>> = fd.trained.iter().map(|p| trained.to_f64(p)).collect();
             let sets = [&trained, &frozen];
-            let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey { step: i, ..StepKey::default() });
+            let mut cx = Cx::new(&Device::CPU, &sets, &mut arena, StepKey { step: i, ..StepKey::default() });
             step.plan.forward(&mut cx).unwrap();
             losses.push(step.loss.value(&step.plan, &mut cx).unwrap().0);
             grads.reset();

@@ -106,7 +106,7 @@ fn one_view(views: &Views, recipe: &Recipe) -> (Context, ModelConfig, Loader) {
     let config = table(20);
     let model = config.teachers[0].model.clone();
     let augment = views.augment(model.img_size(), &config.data.normalise).expect("a view");
-    let context = Context::new(config, Device::Cpu).expect("a context");
+    let context = Context::new(config, Device::CPU).expect("a context");
     let loader = loader(&context, vec![Crop { augment, views: 1 }], recipe);
     (context, model, loader)
 }
@@ -114,7 +114,7 @@ fn one_view(views: &Views, recipe: &Recipe) -> (Context, ModelConfig, Loader) {
 /// A run of masked autoencoding on two hundred images, and whether it complained.
 fn mae(how: &Masked, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Vec<f64>, bool) {
     let (_, model, loader) = one_view(&how.views, &how.recipe);
-    let (mut learner, params) = MaskedLearner::new(how, &model, Init::Xavier, 0, Device::Cpu).expect("a learner");
+    let (mut learner, params) = MaskedLearner::new(how, &model, Init::Xavier, 0, Device::CPU).expect("a learner");
     let (weights, losses) = train(&how.recipe, loader, (&mut learner, params), stop_at, dir);
     (weights, losses, learner.warned())
 }
@@ -123,8 +123,8 @@ fn mae(how: &Masked, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Ve
 fn run_esvit(how: &Dino, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Vec<f64>) {
     let config = table(20);
     let normalise = config.data.normalise.clone();
-    let context = Context::new(config, Device::Cpu).expect("a context");
-    let (mut learner, params) = DinoLearner::new(how, &swin(), Init::Xavier, 0, Device::Cpu).expect("a learner");
+    let context = Context::new(config, Device::CPU).expect("a context");
+    let (mut learner, params) = DinoLearner::new(how, &swin(), Init::Xavier, 0, Device::CPU).expect("a learner");
     let loader = loader(&context, how.crops(&normalise).expect("crops"), &how.recipe);
     train(&how.recipe, loader, (&mut learner, params), stop_at, dir)
 }
@@ -153,7 +153,7 @@ fn region_matching_learns_features() {
 fn clip(how: &Contrast, stop_at: Option<usize>, dir: &Path) -> (Option<Vec<u8>>, Vec<f64>, bool) {
     let (context, model, loader) = one_view(&how.views, &how.recipe);
     let classes = context.train.class_names();
-    let (mut learner, params) = ContrastLearner::new(how, &model, classes, (Init::Xavier, 0), Device::Cpu).expect("a learner");
+    let (mut learner, params) = ContrastLearner::new(how, &model, classes, (Init::Xavier, 0), Device::CPU).expect("a learner");
     let (weights, losses) = train(&how.recipe, loader, (&mut learner, params), stop_at, dir);
     (weights, losses, learner.warned())
 }
@@ -203,7 +203,7 @@ fn captions_that_cannot_be_are_refused_by_key() {
     assert!(said(&|c| c.text.heads = 3).contains("text: model key `heads`"));
     assert!(said(&|c| c.recipe.accumulate = 2).contains("every image of a batch meets every caption"));
     assert!(said(&|c| c.temperature = 0.0).contains("temperature"));
-    let one = ContrastLearner::new(&captioned(1, 1e-3), &base, &["bag".into()], (Init::Xavier, 0), Device::Cpu);
+    let one = ContrastLearner::new(&captioned(1, 1e-3), &base, &["bag".into()], (Init::Xavier, 0), Device::CPU);
     assert!(one.err().expect("a refusal").to_string().contains("at least two"));
 }
 
@@ -236,7 +236,7 @@ fn masked_autoencoding_says_that_it_learns_nothing() {
 
 /// Probe accuracies of the encoder that a pretraining makes, and of its architecture with random weights.
 fn probed(config: TableConfig, model: &ModelConfig, how: Pretrain, column: &str, dir: &Path) -> [f64; 2] {
-    let context = Arc::new(Context::new(config, Device::Cpu).expect("a context"));
+    let context = Arc::new(Context::new(config, Device::CPU).expect("a context"));
     let mut graph = Graph::default();
     let mut add = |slug: &str, job: Job, inputs: Vec<NodeId>| {
         let work = TableWork { context: context.clone(), job, seed: 0 };

@@ -119,7 +119,7 @@ impl Setup {
     /// Forward; the loss and its parts before their weights.
     fn forward(&self, trained: &Params, arena: &mut Arena) -> (f64, Parts) {
         let sets: Vec<&Params> = std::iter::once(trained).chain(&self.frozen).collect();
-        let mut cx = Cx::new(&Device::Cpu, &sets, arena, KEY);
+        let mut cx = Cx::new(&Device::CPU, &sets, arena, KEY);
         self.step.plan.forward(&mut cx).expect("forward");
         match &self.step.loss {
             // `Loss::value` reads single precision.
@@ -138,7 +138,7 @@ impl Setup {
         let layout = &self.fd.trained;
         let mut grads = Grads::new(layout, self.trained.dtype());
         let sets: Vec<&Params> = std::iter::once(&self.trained).chain(&self.frozen).collect();
-        self.step.plan.backward(&mut Cx::new(&Device::Cpu, &sets, &mut arena, KEY), &mut grads).expect("backward");
+        self.step.plan.backward(&mut Cx::new(&Device::CPU, &sets, &mut arena, KEY), &mut grads).expect("backward");
         let grads = layout.iter().map(|p| (layout.name(p).to_string(), grads.to_f64(p))).collect();
         Found { loss, parts: parts.get().to_vec(), grads }
     }
@@ -319,7 +319,7 @@ fn a_teacher_sees_images_normalised_its_own_way() {
         let setup = Setup::new(lessons, 0, Engine::Dfdx, DType::F64);
         let sets: Vec<&Params> = std::iter::once(&setup.trained).chain(&setup.frozen).collect();
         let mut arena = setup.arena();
-        setup.step.plan.forward(&mut Cx::new(&Device::Cpu, &sets, &mut arena, KEY)).expect("forward");
+        setup.step.plan.forward(&mut Cx::new(&Device::CPU, &sets, &mut arena, KEY)).expect("forward");
         let compared = setup.step.compared.iter().map(|c| (arena.to_f64(c.prediction), arena.to_f64(c.teacher))).collect::<Vec<_>>();
         (compared, setup)
     };
@@ -345,7 +345,7 @@ fn a_teacher_sees_images_normalised_its_own_way() {
     let renormalised: Vec<f64> = pixels.flat_map(|(pixels, (scale, shift))| pixels.iter().map(move |x| x * scale + shift)).collect();
     let mut arena = Arena::new(&plan, DType::F64);
     arena.write_f64(images, &renormalised);
-    plan.forward(&mut Cx::new(&Device::Cpu, &[&params], &mut arena, StepKey::default())).expect("forward");
+    plan.forward(&mut Cx::new(&Device::CPU, &[&params], &mut arena, StepKey::default())).expect("forward");
     assert_eq!(arena.to_f64(resized), found[0].1);
 
     // A factor too few.

@@ -57,7 +57,7 @@ fn only(mut config: TableConfig, teacher: &str) -> TableConfig {
 
 fn plan(config: &TableConfig) -> Result<(Graph, TablePlan), Error> {
     let mut graph = Graph::default();
-    let plan = Builder::new(&mut graph, true).table(&Arc::new(Context::new(config.clone(), Device::Cpu)?))?;
+    let plan = Builder::new(&mut graph, true).table(&Arc::new(Context::new(config.clone(), Device::CPU)?))?;
     Ok((graph, plan))
 }
 
@@ -200,8 +200,8 @@ fn dino(targets: Targets, seed: u64, stop_at: Option<usize>, dir: &Path) -> (Opt
     (how.targets, how.drop_path_rate, how.recipe.lr) = (targets, 0.1, 1e-3);
     let how = how.clone();
     let (model, normalise) = (config.teachers[0].model.clone(), config.data.normalise.clone());
-    let context = Context::new(config, Device::Cpu).expect("a context");
-    let (mut learner, mut params) = DinoLearner::new(&how, &model, Init::Xavier, seed, Device::Cpu).expect("a learner");
+    let context = Context::new(config, Device::CPU).expect("a context");
+    let (mut learner, mut params) = DinoLearner::new(&how, &model, Init::Xavier, seed, Device::CPU).expect("a learner");
     let loader = LoaderConfig { batch: how.recipe.batch, shuffle: true, drop_last: true, seed, prefetch: 1, workers: 0 };
     let loader = Loader::multi_crop(context.train.clone(), how.crops(&normalise).expect("crops"), loader).expect("a loader");
     let mut reports = vec![];
@@ -341,7 +341,7 @@ fn main_config() -> TableConfig {
 fn the_main_table_takes_the_shipped_teachers_and_a_changed_recipe_does_not() {
     let shipped = |config: TableConfig| {
         let mut graph = Graph::default();
-        let plan = Builder::new(&mut graph, false).table(&Arc::new(Context::new(config, Device::Cpu).expect("a context"))).expect("a plan");
+        let plan = Builder::new(&mut graph, false).table(&Arc::new(Context::new(config, Device::CPU).expect("a context"))).expect("a plan");
         plan.shipped.into_iter().map(|(name, _, id)| (name, graph.node(id).spec.steps)).collect::<Vec<_>>()
     };
     // If this fails, a recipe in main.toml or a stage's key was changed: `--pretrain --seeds 1 --ship crates/distill/assets/teachers`.
@@ -356,7 +356,7 @@ fn the_main_table_takes_the_shipped_teachers_and_a_changed_recipe_does_not() {
 #[test]
 fn the_shipped_teachers_have_learnt() {
     let (scratch, config) = (Scratch::new("shipped"), main_config());
-    let context = Arc::new(Context::new(config, Device::Cpu).expect("a context"));
+    let context = Arc::new(Context::new(config, Device::CPU).expect("a context"));
     let (mut graph, mut probes) = (Graph::default(), vec![]);
     let mut add = |slug: &str, job: Job, inputs: Vec<NodeId>| {
         let work = TableWork { context: context.clone(), job, seed: 0 };

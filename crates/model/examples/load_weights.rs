@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut random = Stream::new(&[0]);
     arena.value_mut::<f32>(images).iter_mut().for_each(|x| *x = random.normal() as f32);
     let sets = [&params];
-    plan.forward(&mut Cx { train: false, ..Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default()) })?;
+    plan.forward(&mut Cx { train: false, ..Cx::new(&Device::CPU, &sets, &mut arena, StepKey::default()) })?;
     println!("tokens {}: the first begins {:?}", plan.shape(tokens), &arena.value::<f32>(tokens)[..4]);
     Ok(())
 }

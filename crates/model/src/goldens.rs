@@ -69,13 +69,19 @@ impl Golden {
     /// # Errors
     /// A file that cannot be read or is not what its name says; a tensor that is neither f32, f64 nor i64.
     pub fn read(folder: &Path, case: &str) -> Result<Self, ModelError> {
-        let file = folder.join(format!("{case}.json"));
-        let json: Value = serde_json::from_slice(&read(&file)?).map_err(|e| refuse(file.display(), e))?;
-        let file = folder.join(format!("{case}.safetensors"));
-        let bytes = read(&file)?;
-        let file = file.display().to_string();
+        let (json, tensors) = (folder.join(format!("{case}.json")), folder.join(format!("{case}.safetensors")));
+        Golden::parse(case, (&json, &read(&json)?), (&tensors, &read(&tensors)?))
+    }
+
+    /// The same from what has been read: the files' names and contents.
+    ///
+    /// # Errors
+    /// As [`Golden::read`].
+    pub fn parse(case: &str, json: (&Path, &[u8]), tensors: (&Path, &[u8])) -> Result<Self, ModelError> {
+        let (file, bytes) = (tensors.0.display().to_string(), tensors.1);
+        let json: Value = serde_json::from_slice(json.1).map_err(|e| refuse(json.0.display(), e))?;
         let mut tensors = Tensors::new();
-        for (name, view) in SafeTensors::deserialize(&bytes).map_err(|e| refuse(&file, e))?.tensors() {
+        for (name, view) in SafeTensors::deserialize(bytes).map_err(|e| refuse(&file, e))?.tensors() {
             let values = match view.dtype() {
                 Dtype::F32 => numbers(view.data(), |b| f64::from(f32::from_le_bytes(b))),
                 Dtype::F64 => numbers(view.data(), f64::from_le_bytes),

@@ -98,7 +98,7 @@ fn absolute_positions_serve_another_image_size() {
     let plan = p.finish().expect("a plan");
     let (mut arena, sets, mut grads) = (Arena::new(&plan, DType::F64), [&params], Grads::new(&layout, DType::F64));
     arena.write_f64(images, &random(2 * 12 * 6, 3));
-    let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
+    let mut cx = Cx::new(&Device::CPU, &sets, &mut arena, StepKey::default());
     plan.forward(&mut cx).expect("forward");
     cx.arena.grad_mut::<f64>(tokens).copy_from_slice(&random(9 * 8, 4));
     plan.backward(&mut cx, &mut grads).expect("backward");

@@ -15,7 +15,6 @@ use super::subject::Subject;
 pub struct Classifier<'a> {
     images: &'a Images,
     batch: usize,
-    device: Device,
     tensors: Vec<(Param, usize)>,
     params: Params,
     grads: Grads,
@@ -37,13 +36,7 @@ impl<'a> Classifier<'a> {
     ///
     /// # Errors
     /// Tensors that the model does not have; a model that cannot be planned.
-    pub fn new(
-        subject: &Subject,
-        images: &'a Images,
-        tensors: &Tensors,
-        (batch, threads): (usize, usize),
-        device: Device,
-    ) -> Result<Self, Error> {
+    pub fn new(subject: &Subject, images: &'a Images, tensors: &Tensors, (batch, threads): (usize, usize)) -> Result<Self, Error> {
         let layout = subject.params.layout();
         let mut params = Params::new(layout, DType::F64);
         layout.iter().for_each(|p| params.set(p, &subject.params.to_f64(p)));
@@ -52,7 +45,7 @@ impl<'a> Classifier<'a> {
         let passes = images.batch_sizes(batch).into_iter().map(|n| Pass::new(subject, images, n)).collect::<Result<_, _>>()?;
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|e| Error::Usage(format!("--threads: a pool of threads cannot be made: {e}")))?;
-        Ok(Classifier { images, batch, device, tensors, grads: Grads::new(layout, DType::F64), params, passes, pool })
+        Ok(Classifier { images, batch, tensors, grads: Grads::new(layout, DType::F64), params, passes, pool })
     }
 
     /// The weights as they are.
@@ -97,8 +90,8 @@ impl Objective for Classifier<'_> {
             self.params.write::<f64, _>(|all| all[range].copy_from_slice(values));
             rest = after;
         }
-        let Classifier { images, batch, device, params, grads, passes, pool, .. } = self;
-        let loss = pool.install(|| mean(images, *batch, device, params, grads, passes))?;
+        let Classifier { images, batch, params, grads, passes, pool, .. } = self;
+        let loss = pool.install(|| mean(images, *batch, params, grads, passes))?;
         let mut rest = gradient;
         for (p, n) in &self.tensors {
             let (values, after) = rest.split_at_mut(*n);
@@ -110,7 +103,7 @@ impl Objective for Classifier<'_> {
 }
 
 /// The loss, and its gradient into `grads`: batches add up in their order.
-fn mean(images: &Images, batch: usize, device: &Device, params: &Params, grads: &mut Grads, passes: &mut [Pass]) -> Result<f64, Error> {
+fn mean(images: &Images, batch: usize, params: &Params, grads: &mut Grads, passes: &mut [Pass]) -> Result<f64, Error> {
     grads.reset();
     let mut loss = 0.0;
     for (pixels, labels) in images.batches(batch) {
@@ -121,7 +114,8 @@ fn mean(images: &Images, batch: usize, device: &Device, params: &Params, grads: 
         pass.fill(pixels, labels);
         let share = labels.len() as f64 / images.labels.len() as f64;
         let sets = [params];
-        let mut cx = Cx::new(device, &sets, &mut pass.arena, StepKey::default());
+        // Double precision is the CPU's.
+        let mut cx = Cx::new(&Device::CPU, &sets, &mut pass.arena, StepKey::default());
         (cx.train, cx.seed_grad) = (false, share);
         pass.plan.forward(&mut cx)?;
         pass.plan.backward(&mut cx, grads)?;

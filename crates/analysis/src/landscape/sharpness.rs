@@ -126,7 +126,7 @@ impl Probe<'_> {
     fn hessian(&self) -> Result<Hessian<Classifier<'_>>, Error> {
         let (threads, tensors) = (rayon::current_num_threads(), &self.settings.hessian.tensors);
         let batch = (self.settings.batch, threads.div_ceil(2));
-        let loss = || Classifier::new(self.subject, self.images, tensors, batch, self.device);
+        let loss = || Classifier::new(self.subject, self.images, tensors, batch);
         let (first, twin) = (loss()?, (threads > 1).then(loss).transpose()?);
         let theta = first.theta();
         Ok(Hessian::new(first, twin, theta))

@@ -15,7 +15,7 @@ use super::sharpness::{Block, Probe};
 use super::subject::Subject;
 use super::surface::{Surface, cross_entropy};
 
-const CPU: Device = Device::Cpu;
+const CPU: Device = Device::CPU;
 
 fn vit() -> ModelConfig {
     let vit = VitConfig { img_size: (28, 28), patch_size: 7, in_chans: 1, embed_dim: 16, depth: 2, num_heads: 2, ..VitConfig::default() };
@@ -102,7 +102,7 @@ fn the_gradient_is_the_slope_of_the_loss_and_agrees_with_the_landscape() {
         let subject = subject(&config);
         let images = images(&subject, 20);
         // Batches of 8, 8 and 4.
-        let mut loss = Classifier::new(&subject, &images, &Tensors::All, (8, 1), CPU).unwrap();
+        let mut loss = Classifier::new(&subject, &images, &Tensors::All, (8, 1)).unwrap();
         let theta = loss.theta();
         let mut gradient = vec![0.0; theta.len()];
         let here = loss.gradient(&theta, &mut gradient).unwrap();
@@ -126,7 +126,7 @@ fn the_curvature_of_a_classifier_is_that_of_its_whole_hessian() {
     let subject = subject(&vit());
     let images = images(&subject, 10);
     let some: Tensors = "blocks.0.norm1.bias".parse().unwrap();
-    let classifier = || Classifier::new(&subject, &images, &some, (10, 1), CPU).unwrap();
+    let classifier = || Classifier::new(&subject, &images, &some, (10, 1)).unwrap();
     let mut loss = classifier();
     let (theta, n) = (loss.theta(), loss.dim());
     assert_eq!(n, 16);
@@ -171,7 +171,7 @@ fn products_of_whole_models_do_not_depend_on_the_step() {
     for config in [vit(), swin()] {
         let subject = subject(&config);
         let images = images(&subject, 10);
-        let classifier = || Classifier::new(&subject, &images, &Tensors::All, (10, 1), CPU).unwrap();
+        let classifier = || Classifier::new(&subject, &images, &Tensors::All, (10, 1)).unwrap();
         let mut loss = classifier();
         let theta = loss.theta();
         let n = theta.len();

@@ -44,7 +44,7 @@ fn layers(model: &Model, params: &Params, image: &[f32]) -> Vec<Layer> {
     let mut arena = Arena::new(&plan, DType::F64);
     arena.write_f64(images, &image.iter().map(|v| f64::from(*v)).collect::<Vec<_>>());
     let sets = [params];
-    plan.forward(&mut Cx { train: false, ..Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default()) }).unwrap();
+    plan.forward(&mut Cx { train: false, ..Cx::new(&Device::CPU, &sets, &mut arena, StepKey::default()) }).unwrap();
     let value = |act| arena.to_f64(act);
     let mut input = value(f.embedded);
     let (mut all, mut at) = (vec![], 0);

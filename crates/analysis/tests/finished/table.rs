@@ -57,7 +57,7 @@ pub fn make(run: &Path) {
     let sets: Vec<String> = SMALL.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect();
     let (config, resolved) = config::load::<TableConfig>(&Source::File(CONFIG.into()), &sets).unwrap();
     let name = config.name.clone();
-    let context = Arc::new(Context::new(config, Device::Cpu).unwrap());
+    let context = Arc::new(Context::new(config, Device::CPU).unwrap());
     let mut graph = Graph::default();
     let plan = Builder::new(&mut graph, true).table(&context).unwrap();
     let store = Store::new(run.join("stages"));

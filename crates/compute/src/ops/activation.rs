@@ -2,13 +2,16 @@
 //!
 //! dx = dy · f'(x); dx may take dy's memory. y is computed again in the backward pass rather than kept.
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
 use crate::simd_fn;
+use crate::{Error, Real};
 
 /// Which function.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,5 +104,13 @@ impl Operation for Activate {
                 super::rows::copy_or_add(how, dx, dy);
             }
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! Here: the plain case, whose heads are read and written where they are. `gathered` has windows, causal and cosine attention.
 
+mod cuda;
 mod gathered;
 mod span;
 mod tile;
@@ -19,10 +20,11 @@ use rayon::prelude::*;
 
 use super::rows::{self, dot};
 use super::{Operation, Wiring};
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::gemm::{Mat, MatMut, Threads, matmul};
 use crate::plan::{Act, Deliver};
-use crate::{Param, Real, simd_fn};
+use crate::{Error, Param, Real, simd_fn};
 
 pub use span::{Scores, Span, Windows};
 
@@ -213,9 +215,12 @@ impl Operation for Attention {
         let inputs: Vec<Act> = std::iter::once(self.qkv).chain(self.bias).collect();
         Wiring {
             outputs: vec![self.y, self.lse],
-            backward_reads: [self.qkv, self.lse].into_iter().chain(self.bias).collect(),
+            // y is for devices; the layer behind it mostly keeps it anyway.
+            backward_reads: [self.qkv, self.lse, self.y].into_iter().chain(self.bias).collect(),
             params: self.logit_scale().into_iter().collect(),
+            exact: self.bias.into_iter().collect(),
             scratch: (0, self.groups() * self.heads * (nn + one)),
+            device_scratch: self.device_scratch(),
             flops: (pairs * (4 * self.head_dim as u64 + 5), pairs * (10 * self.head_dim as u64 + 8)),
             ..Wiring::new(&inputs, self.y)
         }
@@ -280,6 +285,14 @@ impl Operation for Attention {
         });
         self.reduce(env, how_bias);
     }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
+    }
 }
 
 impl Attention {
@@ -319,7 +332,7 @@ impl Operation for AttentionMap {
     fn wiring(&self) -> Wiring {
         let w = self.of.wiring();
         let inputs = w.inputs.iter().map(|i| super::Input { differentiable: false, ..*i }).collect();
-        Wiring { inputs, outputs: w.outputs, flops: (w.flops.0 / 2, 0), ..Wiring::default() }
+        Wiring { inputs, outputs: w.outputs, exact: w.exact, flops: (w.flops.0 / 2, 0), ..Wiring::default() }
     }
 
     fn forward<T: Real>(&self, env: &mut Env<T>) {
@@ -342,4 +355,12 @@ impl Operation for AttentionMap {
     }
 
     fn backward<T: Real>(&self, _: &mut Env<T>) {}
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, _: &mut Run) -> Result<(), Error> {
+        Ok(())
+    }
 }

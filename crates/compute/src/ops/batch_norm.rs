@@ -3,11 +3,14 @@
 //!
 //! With x̂ = y: dx = (dy - mean(dy) - x̂ mean(dy x̂)) / sqrt(var + eps), means over the batch.
 
+mod cuda;
+
 use super::rows::scale_to;
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct BatchNorm {
@@ -75,5 +78,13 @@ impl Operation for BatchNorm {
                 dx[i] = if how == Deliver::Add { dx[i] + g } else { g };
             }
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

@@ -3,14 +3,17 @@
 //!
 //! dx[b, c] = scale[c] · dy[b, c].
 
+mod cuda;
+
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct ChannelAffine {
@@ -47,5 +50,13 @@ impl Operation for ChannelAffine {
         dy.par_chunks(self.pixels).zip(dx.par_chunks_mut(self.pixels)).enumerate().for_each(|(i, (dy, dx))| {
             super::rows::scale_to(dx, dy, T::of(self.channels[i % self.channels.len()].0), how == Deliver::Add);
         });
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::Act;
+use crate::{Error, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Constant {
@@ -26,4 +27,13 @@ impl Operation for Constant {
     }
 
     fn backward<T: Real>(&self, _: &mut Env<T>) {}
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        let values = run.table(0, || self.values.iter().map(|v| *v as f32).collect())?;
+        run.copy(run.value(self.y), values, self.values.len())
+    }
+
+    fn backward_cuda(&self, _: &mut Run) -> Result<(), Error> {
+        Ok(())
+    }
 }

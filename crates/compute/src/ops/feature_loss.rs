@@ -8,14 +8,17 @@
 //!
 //! The target has no gradient.
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::rows::{self, dot, moments};
 use super::{Input, Operation, Wiring};
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
 use crate::simd::Simd;
-use crate::{Real, simd_fn};
+use crate::{Error, Real, simd_fn};
 
 /// A distance between features.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -152,6 +155,8 @@ impl Operation for FeatureLoss {
             inputs: vec![Input { act: self.pred, differentiable: true }, Input { act: self.target, differentiable: false }],
             backward_reads: vec![self.pred, self.target],
             scratch: (rows::tasks(self.rows, self.cols), 0),
+            device_scratch: self.device_scratch(),
+            exact: vec![self.loss],
             flops: (flops, flops),
             ..Wiring::new(&[], self.loss)
         }
@@ -179,5 +184,13 @@ impl Operation for FeatureLoss {
         (p.par_chunks(step), t.par_chunks(step), d.par_chunks_mut(step))
             .into_par_iter()
             .for_each(|(p, t, d)| gradients(self.distance, eps, p, t, g, d, how == Deliver::Add, self.cols));
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

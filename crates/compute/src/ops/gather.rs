@@ -4,13 +4,16 @@
 //! dx[b, r] = Σ dy[b, i] over index[b, i] = r, in the order of i (and of b, where the rows are shared). The index has no gradient.
 //! An index outside 0..N is a mistake of the caller's: the rows it would name are read as NaN and get no gradient.
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::rows::add_to;
 use super::{Input, Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Gather {
@@ -47,6 +50,7 @@ impl Operation for Gather {
         Wiring {
             inputs: vec![Input { act: self.x, differentiable: true }, Input { act: self.index, differentiable: false }],
             backward_reads: vec![self.index],
+            exact: vec![self.index],
             ..Wiring::new(&[], self.y)
         }
     }
@@ -83,5 +87,13 @@ impl Operation for Gather {
         dx.par_chunks_mut(self.rows * c)
             .enumerate()
             .for_each(|(b, dx)| self.add(&index[b * k..(b + 1) * k], &dy[b * k * c..(b + 1) * k * c], dx));
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

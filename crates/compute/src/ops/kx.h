@@ -176,6 +176,166 @@ __device__ __forceinline__ float drop_scale(const Control* c, unsigned site, kx_
     return uniform < rate ? 0.f : (float)(1.0 / (1.0 - rate));
 }
 
+// Eight neighbours as they lie in memory (the address is a multiple of 16), kept in registers at their own size.
+template <class T>
+struct Eight;
+template <>
+struct Eight<float> {
+    float4 low, high;
+    __device__ __forceinline__ void load(const float* p) {
+        low = reinterpret_cast<const float4*>(p)[0], high = reinterpret_cast<const float4*>(p)[1];
+    }
+    __device__ __forceinline__ void widen(float (&x)[8]) const {
+        x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+        x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+    }
+};
+template <>
+struct Eight<bf16> {
+    uint4 all;
+    __device__ __forceinline__ void load(const bf16* p) { all = *reinterpret_cast<const uint4*>(p); }
+    __device__ __forceinline__ void widen(float (&x)[8]) const {
+        x[0] = low_of(all.x), x[1] = high_of(all.x), x[2] = low_of(all.y), x[3] = high_of(all.y);
+        x[4] = low_of(all.z), x[5] = high_of(all.z), x[6] = low_of(all.w), x[7] = high_of(all.w);
+    }
+};
+
+// W neighbours: eight, at an address that is a multiple of 16, or one.
+template <int W, class T>
+__device__ __forceinline__ void load(const T* p, float (&x)[W]) {
+    if constexpr (W == 8) {
+        Eight<T> eight;
+        eight.load(p);
+        eight.widen(x);
+    } else {
+        x[0] = widen(*p);
+    }
+}
+template <int W>
+__device__ __forceinline__ void store(float* p, const float (&x)[W]) {
+    if constexpr (W == 8) {
+        reinterpret_cast<float4*>(p)[0] = float4{x[0], x[1], x[2], x[3]};
+        reinterpret_cast<float4*>(p)[1] = float4{x[4], x[5], x[6], x[7]};
+    } else {
+        *p = x[0];
+    }
+}
+template <int W>
+__device__ __forceinline__ void store(bf16* p, const float (&x)[W]) {
+    if constexpr (W == 8)
+        store_lanes(p, x);
+    else
+        *p = narrow<bf16>(x[0]);
+}
+// Stores a gradient: sets it, or adds it to what is there.
+template <int W, class T>
+__device__ __forceinline__ void deliver_all(T* to, const float (&x)[W], bool add) {
+    float sum[W];
+    if (add) load<W>(to, sum);
+#pragma unroll
+    for (int i = 0; i < W; i++) sum[i] = add ? sum[i] + x[i] : x[i];
+    store<W>(to, sum);
+}
+
+// Threads that share a row: `lanes` neighbours in a warp (a power of two), or all `lanes` of a block (a multiple of 32).
+struct Team {
+    int lane, lanes;
+    float* part;  // 32 floats of shared memory for each sum made at once, where the team is a block
+
+    __device__ __forceinline__ Team(int lanes, float* part) : lane(threadIdx.x % lanes), lanes(lanes), part(part) {}
+    // Which of the block's teams this is, and how many there are.
+    __device__ __forceinline__ int index() const { return threadIdx.x / lanes; }
+    __device__ __forceinline__ int count() const { return blockDim.x / lanes; }
+    // Sums over the team, in fixed order; every thread gets the same bits. All threads of the block must call it.
+    template <int K>
+    __device__ __forceinline__ void sum(float (&x)[K]) const {
+        for (int o = min(lanes, 32) / 2; o; o >>= 1) {
+#pragma unroll
+            for (int k = 0; k < K; k++) x[k] += __shfl_xor_sync(ALL, x[k], o);
+        }
+        if (lanes <= 32) return;
+        __syncthreads();  // the sums before have been read
+        if ((lane & 31) == 0) {
+#pragma unroll
+            for (int k = 0; k < K; k++) part[32 * k + (lane >> 5)] = x[k];
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            x[k] = part[32 * k];
+            for (int w = 1; w < lanes / 32; w++) x[k] += part[32 * k + w];
+        }
+    }
+    __device__ __forceinline__ float sum(float x) const {
+        float one[1] = {x};
+        sum(one);
+        return one[0];
+    }
+};
+
+// This thread's share of a row, in registers: V times eight neighbours. Rows of multiples of 8 elements, at most 8 V lanes.
+template <class T, int V>
+struct RegisterRow {
+    static constexpr int WIDTH = 8, VECTORS = V;
+    Eight<T> eights[V];
+    int lane, lanes, cols;
+
+    // No columns: an empty row, of which nothing is read.
+    __device__ __forceinline__ RegisterRow(const T* row, const Team& team, int cols) : lane(team.lane), lanes(team.lanes), cols(cols) {
+#pragma unroll
+        for (int i = 0; i < V; i++)
+            if (column(i) < cols) eights[i].load(row + column(i));
+    }
+    __device__ __forceinline__ int column(int i) const { return (lane + i * lanes) * 8; }
+    __device__ __forceinline__ void get(int i, int, float (&x)[8]) const { eights[i].widen(x); }
+    // f(which of the share's vectors, its first column, its elements)
+    template <class F>
+    __device__ __forceinline__ void each(F f) const {
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            if (column(i) >= cols) continue;
+            float x[8];
+            eights[i].widen(x);
+            f(i, column(i), x);
+        }
+    }
+};
+
+// The same for rows of any width: element by element, from memory each time.
+template <class T>
+struct MemoryRow {
+    static constexpr int WIDTH = 1, VECTORS = 1;
+    const T* row;
+    int lane, lanes, cols;
+
+    __device__ __forceinline__ MemoryRow(const T* row, const Team& team, int cols) : row(row), lane(team.lane), lanes(team.lanes), cols(cols) {}
+    __device__ __forceinline__ void get(int, int c, float (&x)[1]) const { x[0] = widen(row[c]); }
+    template <class F>
+    __device__ __forceinline__ void each(F f) const {
+        for (int c = lane; c < cols; c += lanes) {
+            float x[1] = {widen(row[c])};
+            f(0, c, x);
+        }
+    }
+};
+
+// Mean of a row, and 1 / sqrt(variance + eps) with the variance from centred values.
+template <class Row>
+__device__ __forceinline__ void moments(const Row& row, const Team& team, int cols, float eps, float& mean, float& rstd) {
+    float sum = 0.f, squares = 0.f;
+    row.each([&](int, int, const auto& x) {
+#pragma unroll
+        for (int k = 0; k < Row::WIDTH; k++) sum += x[k];
+    });
+    const float m = team.sum(sum) / cols;
+    row.each([&](int, int, const auto& x) {
+#pragma unroll
+        for (int k = 0; k < Row::WIDTH; k++) squares += (x[k] - m) * (x[k] - m);
+    });
+    mean = m;
+    rstd = 1.f / sqrtf(team.sum(squares) / cols + eps);
+}
+
 // Stores a gradient: sets it, or adds to what is there.
 template <class T>
 __device__ __forceinline__ void deliver(T* to, float value, int add) {

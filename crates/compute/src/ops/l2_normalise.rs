@@ -2,13 +2,16 @@
 //!
 //! dx = (dy - y (y · dy)) / |x|.
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::rows::{self, dot};
 use super::{Operation, Wiring};
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
-use crate::{Real, simd_fn};
+use crate::{Error, Real, simd_fn};
 
 const FLOOR: f64 = 1e-12;
 
@@ -68,5 +71,13 @@ impl Operation for L2Normalise {
         (x.par_chunks(step), dy.par_chunks(step), dx.par_chunks_mut(step))
             .into_par_iter()
             .for_each(|(x, dy, dx)| gradients(x, dy, dx, self.cols, how == Deliver::Add));
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

@@ -3,14 +3,17 @@
 //!
 //! With x̂ = (x - mean) rstd and g = dy · w: dx = rstd (g - mean(g) - x̂ mean(g x̂)), dw = Σ dy x̂, db = Σ dy.
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::rows::{self, dot, fold, moments};
 use super::{Operation, Wiring};
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
 use crate::simd::LANES;
-use crate::{Param, Real, simd_fn};
+use crate::{Error, Param, Real, simd_fn};
 
 #[derive(Clone, Debug)]
 pub(crate) struct LayerNorm {
@@ -108,6 +111,7 @@ impl Operation for LayerNorm {
             params: self.affine.into_iter().flat_map(|(w, b)| [w, b]).collect(),
             cheap: true,
             scratch: (0, partial),
+            device_scratch: self.device_scratch(),
             flops: (8 * flops, 14 * flops),
             ..Wiring::new(&[self.x], self.y)
         }
@@ -160,5 +164,13 @@ impl Operation for LayerNorm {
                 partial.chunks_exact(2 * self.cols).for_each(|p| rows::add_to(grad, &p[column.clone()]));
             }
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

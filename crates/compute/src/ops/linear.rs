@@ -2,13 +2,16 @@
 //!
 //! dx = dy W, dW = dyᵀ x, db = column sums of dy.
 
+pub(super) mod cuda;
+
 use rayon::prelude::*;
 
 use super::{Operation, Wiring, rows};
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::gemm::{Mat, MatMut, Threads, matmul};
 use crate::plan::{Act, Deliver};
-use crate::{Param, Real};
+use crate::{Error, Param, Real};
 
 /// The bias of a [linear layer](crate::Planner::linear).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,7 @@ impl Operation for Linear {
             backward_reads: vec![self.x],
             params: std::iter::once(self.w).chain(self.bias.parts(self.outputs).map(|(_, p)| p)).collect(),
             scratch: (self.outputs, partial),
+            device_scratch: self.device_scratch(),
             flops: (flops, flops),
             param_flops: flops,
             ..Wiring::new(&[self.x], self.y)
@@ -108,5 +112,13 @@ impl Operation for Linear {
                 }
             }
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

@@ -4,10 +4,13 @@
 //! cross-entropy = -Σ p log q, Kullback-Leibler = Σ p (log p - log q), times T². dz = T (q Σp - p). The target has no gradient.
 //! Label smoothing, mixup and cutmix are probabilities that are given.
 
+mod cuda;
+
 use super::{Input, Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 /// What the target of a loss on logits is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,8 @@ impl Operation for LogitLoss {
         Wiring {
             inputs: vec![Input { act: self.logits, differentiable: true }, Input { act: self.target, differentiable: false }],
             backward_reads: vec![self.logits, self.target],
+            device_scratch: self.device_scratch(),
+            exact: vec![self.target, self.loss],
             flops: (flops, flops),
             ..Wiring::new(&[], self.loss)
         }
@@ -98,5 +103,13 @@ impl Operation for LogitLoss {
                 d[k] = if how == Deliver::Add { d[k] + slope } else { slope };
             });
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

@@ -34,9 +34,10 @@ pub use pool::Pooling;
 pub use residual::DropPath;
 pub use sparse::Sparse;
 
+use crate::cuda::Run;
 use crate::exec::Env;
 use crate::plan::Act;
-use crate::{Param, Real};
+use crate::{Error, Param, Real};
 
 /// An operand of an operation.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +60,13 @@ pub(crate) struct Wiring {
     pub cheap: bool,
     /// The input whose gradient may take the memory of the output's.
     pub in_place: Option<Act>,
+    /// Operands and outputs that stay f32 where others are bf16: losses, and what is an input of the plan (indices, targets, tables).
+    /// All outputs but the first are statistics and stay f32 anyway.
+    pub exact: Vec<Act>,
     /// Scratch elements of the forward and the backward step.
     pub scratch: (usize, usize),
+    /// Scratch bytes of the forward and the backward step on a device.
+    pub device_scratch: (usize, usize),
     /// Floating point operations of the forward step, and of the backward step but for those of the next field.
     pub flops: (u64, u64),
     /// Of the backward step where a parameter's gradient is wanted.
@@ -81,6 +87,10 @@ pub(crate) trait Operation {
     fn wiring(&self) -> Wiring;
     fn forward<T: Real>(&self, env: &mut Env<T>);
     fn backward<T: Real>(&self, env: &mut Env<T>);
+    /// Starts the forward kernels.
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error>;
+    /// Starts the backward kernels.
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error>;
 }
 
 macro_rules! ops {
@@ -88,6 +98,10 @@ macro_rules! ops {
         /// An operation of a plan.
         #[derive(Clone, Debug)]
         pub(crate) enum Op { $($kind($ty)),* }
+
+        /// The names of all operations.
+        #[doc(hidden)]
+        pub const NAMES: &[&str] = &[$(<$ty as Operation>::NAME),*];
 
         impl Op {
             pub fn name(&self) -> &'static str {
@@ -101,6 +115,12 @@ macro_rules! ops {
             }
             pub fn backward<T: Real>(&self, env: &mut Env<T>) {
                 match self { $(Op::$kind(op) => op.backward(env)),* }
+            }
+            pub fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+                match self { $(Op::$kind(op) => op.forward_cuda(run)),* }
+            }
+            pub fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+                match self { $(Op::$kind(op) => op.backward_cuda(run)),* }
             }
         }
     };

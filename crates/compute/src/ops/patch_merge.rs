@@ -3,13 +3,16 @@
 //!
 //! dx: every element's gradient is its copy's. y is computed again in the backward pass rather than kept.
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::rows::add_to;
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct PatchMerge {
@@ -63,5 +66,13 @@ impl Operation for PatchMerge {
                 _ => add_to(&mut dx[to..to + c], &dy[from..from + c]),
             });
         });
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

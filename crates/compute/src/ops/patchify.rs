@@ -3,12 +3,15 @@
 //!
 //! dx: every pixel's gradient is its element's. y is computed again in the backward pass rather than kept.
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Patchify {
@@ -66,5 +69,13 @@ impl Operation for Patchify {
                 self.runs(|from, to, n| super::rows::add_to(&mut dx[to..to + n], &dy[from..from + n]));
             }
         });
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

@@ -1,12 +1,15 @@
 //! From tokens to fewer: the mean of all but the first `skip`, one of them, or all but the first `skip`. x [B, N, C].
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::rows::{add_to, scale_to};
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 /// Which tokens to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,5 +91,13 @@ impl Operation for Pool {
             }
             dx[from.clone()].chunks_exact_mut(dy.len()).for_each(|row| scale_to(row, dy, w, true));
         });
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

@@ -3,14 +3,17 @@
 //! dtable[r, h] = sum of dbias[h, i, j] over index[i, j] = r, in the order of (i, j). One bias may be read by every block; the
 //! scheduler then adds up dbias and this runs once.
 
+mod cuda;
+
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct RelativeBias {
@@ -24,7 +27,7 @@ impl Operation for RelativeBias {
     const NAME: &'static str = "relative_bias";
 
     fn wiring(&self) -> Wiring {
-        Wiring::new(&[self.table], self.y)
+        Wiring { exact: vec![self.table, self.y], ..Wiring::new(&[self.table], self.y) }
     }
 
     fn forward<T: Real>(&self, env: &mut Env<T>) {
@@ -47,5 +50,13 @@ impl Operation for RelativeBias {
         for (h, dy) in dy.chunks_exact(self.index.len()).enumerate() {
             dy.iter().zip(&*self.index).for_each(|(d, &row)| dtable[row as usize * self.heads + h] += *d);
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

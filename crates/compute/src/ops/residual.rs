@@ -4,14 +4,17 @@
 //! dx = dout (in the same memory where possible), dy = s · γ ∘ dout, dγ = Σ s · dout ∘ y. Nothing of s is stored: it is a function of
 //! (seed, step, site, sample, view).
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::rows;
 use super::{Operation, Wiring};
+use crate::cuda::Run;
 use crate::exec::{At, Env, StepKey};
 use crate::plan::{Act, Deliver};
 use crate::random::uniform;
-use crate::{Param, Real, simd_fn};
+use crate::{Error, Param, Real, simd_fn};
 
 /// Stochastic depth of one residual branch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -109,6 +112,7 @@ impl Operation for Residual {
             params: self.gamma.into_iter().collect(),
             in_place: Some(self.x),
             scratch: (0, partial),
+            device_scratch: self.device_scratch(),
             flops: (2 * flops, 4 * flops),
             ..Wiring::new(&[self.x, self.y], self.out)
         }
@@ -161,5 +165,13 @@ impl Operation for Residual {
             let [dout, dx] = env.acts.split([At::Grad(self.out), At::Grad(self.x)]);
             rows::copy_or_add(how_x, dx, dout);
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

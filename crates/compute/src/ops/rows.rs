@@ -1,5 +1,7 @@
 //! Loops that several operations share: sums along a row, sums down the columns, adding and copying.
 
+pub(crate) mod cuda;
+
 use rayon::prelude::*;
 
 use crate::Real;

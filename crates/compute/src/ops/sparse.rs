@@ -3,15 +3,18 @@
 //!
 //! dx = Mᵀ dy.
 
+mod cuda;
+
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::rows::scale_to;
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 /// A fixed sparse matrix: for each output row its (input row, weight) pairs.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,5 +102,13 @@ impl Operation for SparseMap {
                 }
             }
         });
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

@@ -3,13 +3,16 @@
 //!
 //! dx is the patches' part of dy; dcls, dregisters and dpos are sums over the batch in its order.
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use super::rows::add_to;
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Tokens {
@@ -37,7 +40,7 @@ impl Operation for Tokens {
 
     fn wiring(&self) -> Wiring {
         let inputs: Vec<Act> = std::iter::once(self.x).chain(self.cls).chain(self.registers).chain(self.pos).collect();
-        Wiring::new(&inputs, self.y)
+        Wiring { exact: inputs[1..].to_vec(), ..Wiring::new(&inputs, self.y) }
     }
 
     fn forward<T: Real>(&self, env: &mut Env<T>) {
@@ -87,5 +90,13 @@ impl Operation for Tokens {
                 }
             }
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

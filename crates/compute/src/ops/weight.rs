@@ -2,16 +2,19 @@
 //!
 //! dW = dy.
 
+use super::rows::cuda::start_deliver;
 use super::rows::scale_to;
 use super::{Operation, Wiring};
+use crate::cuda::Run;
 use crate::exec::{At, Env};
-use crate::plan::Act;
-use crate::{Param, Real};
+use crate::plan::{Act, Deliver};
+use crate::{Error, Param, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Weight {
     pub w: Param,
     pub y: Act,
+    pub len: usize,
 }
 
 impl Operation for Weight {
@@ -31,5 +34,16 @@ impl Operation for Weight {
         if let [Some((dw, add))] = env.grads.split([self.w]) {
             scale_to(dw, dy, T::ONE, add);
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        let y = run.value(self.y);
+        run.copy(y, run.master(self.w), self.len)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        let dy = run.grad(self.y);
+        run.param_grad(self.w)
+            .map_or(Ok(()), |(dw, add)| start_deliver(run, if add { Deliver::Add } else { Deliver::Set }, dw, dy, self.len))
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! dx = weight · dy.
 
+mod cuda;
+
 use super::{Operation, Wiring};
-use crate::Real;
+use crate::cuda::Run;
 use crate::exec::{At, Env};
 use crate::plan::{Act, Deliver};
+use crate::{Error, Real};
 
 #[derive(Clone, Debug)]
 pub(crate) struct WeightedSum {
@@ -18,7 +21,7 @@ impl Operation for WeightedSum {
 
     fn wiring(&self) -> Wiring {
         let inputs: Vec<Act> = self.terms.iter().map(|(x, _)| *x).collect();
-        Wiring { flops: (2 * inputs.len() as u64, inputs.len() as u64), ..Wiring::new(&inputs, self.y) }
+        Wiring { exact: vec![self.y], flops: (2 * inputs.len() as u64, inputs.len() as u64), ..Wiring::new(&inputs, self.y) }
     }
 
     fn forward<T: Real>(&self, env: &mut Env<T>) {
@@ -41,5 +44,13 @@ impl Operation for WeightedSum {
             let d = T::of(weight) * dy[0];
             dx[0] = if how == Deliver::Add { dx[0] + d } else { d };
         }
+    }
+
+    fn forward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_forward(run)
+    }
+
+    fn backward_cuda(&self, run: &mut Run) -> Result<(), Error> {
+        self.start_backward(run)
     }
 }

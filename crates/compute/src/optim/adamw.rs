@@ -4,20 +4,40 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{CHUNK, Rate};
-use crate::arena::Buffer;
+use super::{CHUNK, Rate, clip_factor, grad_norm};
+use crate::cuda::Store;
 use crate::{DType, Error, Grads, Layout, Param, Params, Real, simd_fn};
 
 /// Adam with decoupled weight decay and its state, in the layout of the trained parameters.
 #[derive(Clone, Debug)]
 pub struct AdamW {
-    layout: Arc<Layout>,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
+    pub(super) layout: Arc<Layout>,
+    pub(super) beta1: f64,
+    pub(super) beta2: f64,
+    pub(super) eps: f64,
     step: u64,
-    m: Buffer,
-    v: Buffer,
+    pub(super) m: Store,
+    pub(super) v: Store,
+    pub(super) kept: OnDevice,
+}
+
+/// What the optimiser keeps on a device: a clone makes its own.
+#[derive(Debug, Default)]
+pub(super) struct OnDevice(pub Option<super::cuda::Kept>);
+
+impl Clone for OnDevice {
+    fn clone(&self) -> Self {
+        OnDevice(None)
+    }
+}
+
+/// How gradients are clipped.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Clip {
+    /// To a norm, if one is given.
+    Norm(Option<f64>),
+    /// By a factor.
+    Factor(f64),
 }
 
 /// What one step needs of its numbers.
@@ -51,8 +71,8 @@ simd_fn! {
 impl AdamW {
     /// State of zeros.
     pub fn new(layout: &Arc<Layout>, dtype: DType, (beta1, beta2): (f64, f64), eps: f64) -> Self {
-        let zero = || Buffer::zeroed(dtype, layout.len);
-        AdamW { layout: layout.clone(), beta1, beta2, eps, step: 0, m: zero(), v: zero() }
+        let zero = || Store::zeroed(dtype, layout.len);
+        AdamW { layout: layout.clone(), beta1, beta2, eps, step: 0, m: zero(), v: zero(), kept: OnDevice::default() }
     }
 
     /// Steps taken.
@@ -63,14 +83,14 @@ impl AdamW {
     /// The running means (m, v) of one parameter.
     pub fn state(&self, p: Param) -> (Vec<f64>, Vec<f64>) {
         let range = self.layout.range(p);
-        (self.m.read(range.clone()), self.v.read(range))
+        (self.m.host().read(range.clone()), self.v.host().read(range))
     }
 
     /// Restores the state of one parameter, as read by [`state`](AdamW::state).
     pub fn set_state(&mut self, p: Param, m: &[f64], v: &[f64]) {
         let range = self.layout.range(p);
-        self.m.write(range.clone(), m);
-        self.v.write(range, v);
+        self.m.host_mut().write(range.clone(), m);
+        self.v.host_mut().write(range, v);
     }
 
     /// Restores the number of steps taken.
@@ -81,22 +101,49 @@ impl AdamW {
     /// One step with gradients multiplied by `clip` (see [`clip_factor`](super::clip_factor)); parameters that `rates` leaves out
     /// stay as they are.
     pub fn step(&mut self, params: &mut Params, grads: &Grads, rates: &[Rate], clip: f64) -> Result<(), Error> {
-        if params.layout().id != self.layout.id || grads.layout().id != self.layout.id || params.dtype() != grads.dtype() {
-            let (expected, found) = (format!("layout {}", self.layout.id), format!("layout {}", params.layout().id));
-            return Err(Error::Mismatch { what: "optimiser", expected, found });
-        }
+        self.check(params, grads)?;
         self.step += 1;
-        match params.dtype() {
-            DType::F32 => self.step_in::<f32>(params, grads, rates, clip),
-            DType::F64 => self.step_in::<f64>(params, grads, rates, clip),
+        match (params.dtype(), grads.on().cloned()) {
+            (DType::F64, _) => self.step_in::<f64>(params, grads, rates, clip),
+            (_, None) => self.step_in::<f32>(params, grads, rates, clip),
+            (_, Some(gpu)) => return self.step_cuda(&gpu, params, grads, rates, Clip::Factor(clip)).map(drop),
         }
         Ok(())
     }
 
-    fn step_in<T: Real>(&mut self, params: &mut Params, grads: &Grads, rates: &[Rate], clip: f64) {
+    /// One step with gradients clipped to `max_norm`, unless their norm is not finite: then nothing changes. Returns the norm before
+    /// clipping. On a device norm, clipping and step are started together, and then waited for.
+    pub fn step_clipped(&mut self, params: &mut Params, grads: &Grads, rates: &[Rate], max_norm: Option<f64>) -> Result<f64, Error> {
+        let Some(gpu) = grads.on().cloned() else {
+            let norm = grad_norm(grads);
+            if norm.is_finite() {
+                self.step(params, grads, rates, clip_factor(norm, max_norm))?;
+            }
+            return Ok(norm);
+        };
+        self.check(params, grads)?;
+        self.step += 1;
+        let norm = self.step_cuda(&gpu, params, grads, rates, Clip::Norm(max_norm))?;
+        self.step -= u64::from(!norm.is_finite());
+        Ok(norm)
+    }
+
+    fn check(&self, params: &Params, grads: &Grads) -> Result<(), Error> {
+        if params.layout().id == self.layout.id && grads.layout().id == self.layout.id && params.dtype() == grads.dtype() {
+            return Ok(());
+        }
+        let (expected, found) = (format!("layout {}", self.layout.id), format!("layout {}", params.layout().id));
+        Err(Error::Mismatch { what: "optimiser", expected, found })
+    }
+
+    /// 1 - beta^t for both betas.
+    pub(super) fn bias_corrections(&self) -> (f64, f64) {
         let t = self.step as i32;
-        let bias1 = 1.0 - self.beta1.powi(t);
-        let bias2 = 1.0 - self.beta2.powi(t);
+        (1.0 - self.beta1.powi(t), 1.0 - self.beta2.powi(t))
+    }
+
+    fn step_in<T: Real>(&mut self, params: &mut Params, grads: &Grads, rates: &[Rate], clip: f64) {
+        let (bias1, bias2) = self.bias_corrections();
         let (m, v) = (self.m.slice_mut::<T>(), self.v.slice_mut::<T>());
         let layout = &self.layout;
         params.write::<T, _>(|values| {

@@ -27,8 +27,8 @@ impl Lars {
     /// One step with gradients multiplied by `clip` (see [`clip_factor`](super::clip_factor)).
     pub fn step(&mut self, params: &mut Params, grads: &Grads, rates: &[Rate], clip: f64) {
         match params.dtype() {
-            DType::F32 => self.step_in::<f32>(params, grads, rates, clip),
             DType::F64 => self.step_in::<f64>(params, grads, rates, clip),
+            _ => self.step_in::<f32>(params, grads, rates, clip),
         }
     }
 

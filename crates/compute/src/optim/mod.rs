@@ -1,6 +1,7 @@
 //! Optimisers: one pass over memory a step, gradient clipping included.
 
 mod adamw;
+pub(crate) mod cuda;
 mod lars;
 
 pub use adamw::AdamW;
@@ -40,9 +41,13 @@ crate::simd_fn! {
 
 /// Euclidean norm over all gradients, in double precision.
 pub fn grad_norm(grads: &Grads) -> f64 {
-    match grads.dtype() {
-        DType::F32 => norm_of::<f32>(grads),
-        DType::F64 => norm_of::<f64>(grads),
+    match (grads.dtype(), grads.on()) {
+        (DType::F64, _) => norm_of::<f64>(grads),
+        (_, None) => norm_of::<f32>(grads),
+        (_, Some(gpu)) => cuda::grad_norm(gpu, grads).unwrap_or_else(|fault| {
+            gpu.remember(fault);
+            f64::NAN
+        }),
     }
 }
 

@@ -19,7 +19,7 @@ impl Planner {
         let shape = shape.into();
         self.param_len("weight", "parameter", w, shape.len())?;
         let y = self.act(shape);
-        self.push(Op::Weight(ops::Weight { w, y }));
+        self.push(Op::Weight(ops::Weight { w, y, len: shape.len() }));
         Ok(y)
     }
 

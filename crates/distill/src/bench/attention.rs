@@ -104,7 +104,7 @@ fn times(plan: &Plan, layout: &std::sync::Arc<Layout>, inputs: [Act; 2], y: Act,
     // The first pass touches the memory.
     for _ in 0..=repeats {
         let sets = [&params];
-        let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
+        let mut cx = Cx::new(&Device::CPU, &sets, &mut arena, StepKey::default());
         let start = Instant::now();
         plan.forward(&mut cx)?;
         forward.push(start.elapsed().as_secs_f64());

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use fd_compute::Device;
-use fd_distill::arguments::{ModelArgs, ViewArgs, at_most};
+use fd_distill::Error;
+use fd_distill::arguments::{Elements, ModelArgs, ViewArgs, at_most};
 use fd_distill::asked::Asked;
 use fd_distill::features::{Feature, FeatureOptions};
 use fd_distill::starter::StarterOptions;
@@ -46,13 +47,6 @@ enum To {
     Hf,
 }
 
-/// Element types that are written.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Dtype {
-    F32,
-    F16,
-}
-
 /// `distill convert`.
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
@@ -65,9 +59,9 @@ pub struct ConvertArgs {
     /// In whose names
     #[arg(long, value_enum)]
     to: To,
-    /// Element type
+    /// Element type: f32 or f16
     #[arg(long, value_enum, default_value = "f32")]
-    dtype: Dtype,
+    dtype: Elements,
     /// Write no metadata: a file of ours says which model it is of, and how its images are normalised
     #[arg(long)]
     no_metadata: bool,
@@ -80,14 +74,20 @@ pub struct ConvertArgs {
 
 impl ConvertArgs {
     /// What the command needs.
-    pub fn options(&self) -> ConvertOptions {
+    ///
+    /// # Errors
+    /// An element type that is not written.
+    pub fn options(&self) -> Result<ConvertOptions, Error> {
+        if self.dtype == Elements::Bf16 {
+            return Err(Error::Usage("convert writes --dtype f32 or f16".into()));
+        }
         let style = match self.to {
             To::Official => Style::Official,
             To::Timm => Style::Timm,
             To::Hf => Style::Hf,
         };
-        let (half, plain) = (matches!(self.dtype, Dtype::F16), self.no_metadata);
-        ConvertOptions { asked: self.model.asked(&self.file), out: self.out.clone(), style, half, plain, force: self.force }
+        let (half, plain) = (self.dtype == Elements::F16, self.no_metadata);
+        Ok(ConvertOptions { asked: self.model.asked(&self.file), out: self.out.clone(), style, half, plain, force: self.force })
     }
 }
 

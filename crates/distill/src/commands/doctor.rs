@@ -78,12 +78,12 @@ fn general(report: &Report, commit: Option<&str>) -> Vec<Line> {
 }
 
 fn gpu(report: &Report) -> Vec<Line> {
-    let Gpu { driver, models, devices, advice, libraries, notes } = &report.gpu;
-    let no_kernels = "this version has no CUDA kernels yet: everything is computed on the processor, and nothing below is needed";
-    let mut lines: Vec<Line> = vec![];
-    if !report.cuda_kernels {
-        lines.push(("GPU".into(), vec![no_kernels.into()]));
-    }
+    let Gpu { driver, models, devices, advice, libraries, missing, notes } = &report.gpu;
+    let verdict = match missing.as_slice() {
+        [] => "what --device cuda:0 needs is here".into(),
+        missing => format!("everything is computed on the processor: no {}", missing.join(", no ")),
+    };
+    let mut lines: Vec<Line> = vec![("GPU".into(), vec![verdict])];
     let names: Vec<String> = devices.iter().map(|d| d.display().to_string()).collect();
     let devices = if names.is_empty() { "not found".into() } else { names.join(", ") };
     let models = if models.is_empty() { String::new() } else { format!(" ({})", models.join(", ")) };

@@ -158,7 +158,7 @@ fn teachers_of(options: &TableOptions, plan: &TablePlan, graph: &Graph, store: &
     if options.pretrain {
         for (name, entry, id) in &plan.shipped {
             let sha = sha256_hex(&store.read(graph.node(*id), WEIGHTS)?);
-            let simd = fd_compute::simd::level().name();
+            let simd = options.run.device.arithmetic();
             if sha == entry.sha256 {
                 writeln!(out, "{name}: remade, equal to the shipped teacher (SHA-256 {sha}, {simd})")?;
             } else {
@@ -178,7 +178,7 @@ fn teachers_of(options: &TableOptions, plan: &TablePlan, graph: &Graph, store: &
             let entry = Shipped {
                 key: node.key.as_str().into(),
                 sha256: sha256_hex(&bytes),
-                simd: fd_compute::simd::level().name().into(),
+                simd: options.run.device.arithmetic(),
                 commit: git_revision().unwrap_or_else(|| "unknown".into()),
                 command: "cargo xtask reproduce-table --pretrain --seeds 1".into(),
             };

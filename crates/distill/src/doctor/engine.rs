@@ -33,7 +33,7 @@ fn worst() -> Result<f64, fd_compute::Error> {
     let mut arena = Arena::new(&plan, DType::F32);
     arena.value_mut::<f32>(x).iter_mut().enumerate().for_each(|(i, x)| *x = value(i % FROM, i / FROM) as f32);
     let sets = [&params];
-    plan.forward(&mut Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default()))?;
+    plan.forward(&mut Cx::new(&Device::CPU, &sets, &mut arena, StepKey::default()))?;
     let by_hand = |row: usize, to: usize| value(to, 1) + (0..FROM).map(|k| value(k, row) * value(to, k)).sum::<f64>();
     let errors = arena.value::<f32>(y).iter().enumerate().map(|(i, y)| (f64::from(*y) - by_hand(i / TO, i % TO)).abs());
     // A number that is none is no small error.

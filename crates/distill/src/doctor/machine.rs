@@ -1,24 +1,12 @@
 //! What a report is made from.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::{Component, Path, PathBuf};
-
-/// More of a text is not read.
-const MOST_BYTES: u64 = 1 << 20;
-/// The variables that say where things are.
-const VARIABLES: [&str; 7] = ["LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "HOME", "PATH"];
+use fd_compute::cuda::libraries::Files;
 
 /// A machine to look at: this one, or a tree of files in its place.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// Where its root folder is.
-    pub root: PathBuf,
-    /// Environment variables.
-    pub variables: BTreeMap<String, String>,
-    /// The processor's architecture, as Rust names it.
-    pub arch: String,
+    /// Its files, environment variables and the processor's architecture.
+    pub files: Files,
     /// The operating system, as Rust names it.
     pub os: String,
     /// Cores that the process may use.
@@ -28,67 +16,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one. What a variable holds that is not Unicode is not looked at.
+    /// This one.
     pub fn here() -> Machine {
-        let variable = |name: &str| Some((name.to_string(), std::env::var(name).ok().filter(|v| !v.is_empty())?));
         Machine {
-            root: PathBuf::from("/"),
-            variables: VARIABLES.into_iter().filter_map(variable).collect(),
-            arch: std::env::consts::ARCH.into(),
+            files: Files::here(),
             os: std::env::consts::OS.into(),
             cores: std::thread::available_parallelism().ok().map(Into::into),
             threads: rayon::current_num_threads(),
         }
     }
-
-    /// Where a path of the machine is; a relative one is this process's.
-    pub(super) fn at(&self, path: &Path) -> PathBuf {
-        path.strip_prefix("/").map_or_else(|_| path.to_path_buf(), |inside| self.root.join(inside))
-    }
-
-    /// What the machine calls a place.
-    pub(super) fn name(&self, place: &Path) -> PathBuf {
-        place.strip_prefix(&self.root).map_or_else(|_| place.to_path_buf(), |inside| Path::new("/").join(inside))
-    }
-
-    pub(super) fn variable(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str)
-    }
-
-    /// The beginning of a text, if it can be read.
-    pub(super) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
-        let mut bytes = vec![];
-        File::open(self.at(path.as_ref())).ok()?.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    /// What lies in a folder, in order.
-    pub(super) fn entries(&self, folder: impl AsRef<Path>) -> io::Result<Vec<PathBuf>> {
-        let mut paths: Vec<PathBuf> = fs::read_dir(self.at(folder.as_ref()))?.flatten().map(|entry| self.name(&entry.path())).collect();
-        paths.sort();
-        Ok(paths)
-    }
-
-    /// The paths of a pattern that are there; a `*` in a part of it stands for any text.
-    pub(super) fn matches(&self, pattern: impl AsRef<Path>) -> Vec<PathBuf> {
-        let mut paths = vec![PathBuf::new()];
-        for part in pattern.as_ref().components() {
-            paths = match part {
-                Component::Normal(name) if name.to_string_lossy().contains('*') => {
-                    let like = name.to_string_lossy();
-                    let fits = |p: &PathBuf| p.file_name().is_some_and(|n| fits(&like, &n.to_string_lossy()));
-                    paths.iter().flat_map(|p| self.entries(p).unwrap_or_default()).filter(fits).collect()
-                }
-                part => paths.into_iter().map(|p| p.join(part)).collect(),
-            };
-        }
-        paths.retain(|p| self.at(p).exists());
-        paths
-    }
-}
-
-/// Does a name fit a pattern with one `*`?
-fn fits(pattern: &str, name: &str) -> bool {
-    let (start, end) = pattern.split_once('*').unwrap_or((pattern, ""));
-    name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
 }

@@ -49,17 +49,17 @@ pub struct Memory {
 
 impl System {
     pub(super) fn of(machine: &Machine) -> System {
-        let release = machine.text("/etc/os-release").unwrap_or_default();
+        let release = machine.files.text("/etc/os-release").unwrap_or_default();
         let name = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).map(|name| name.trim_matches('"').to_string());
-        let kernel = machine.text("/proc/sys/kernel/osrelease").map(|text| text.trim().to_string()).filter(|k| !k.is_empty());
+        let kernel = machine.files.text("/proc/sys/kernel/osrelease").map(|text| text.trim().to_string()).filter(|k| !k.is_empty());
         let wsl = kernel.as_deref().is_some_and(|k| k.to_lowercase().contains("microsoft"));
-        System { name: name.filter(|n| !n.is_empty()).unwrap_or_else(|| machine.os.clone()), kernel, arch: machine.arch.clone(), wsl }
+        System { name: name.filter(|n| !n.is_empty()).unwrap_or_else(|| machine.os.clone()), kernel, arch: machine.files.arch.clone(), wsl }
     }
 }
 
 impl Cpu {
     pub(super) fn of(machine: &Machine) -> Cpu {
-        let info = machine.text("/proc/cpuinfo").unwrap_or_default();
+        let info = machine.files.text("/proc/cpuinfo").unwrap_or_default();
         let named =
             |key: &str| info.lines().filter_map(|l| l.split_once(':')).find(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().to_string());
         let (simd_available, simd) = levels();
@@ -70,13 +70,13 @@ impl Cpu {
 
 impl Memory {
     pub(super) fn of(machine: &Machine) -> Memory {
-        let info = machine.text("/proc/meminfo").unwrap_or_default();
+        let info = machine.files.text("/proc/meminfo").unwrap_or_default();
         let bytes = |key: &str| {
             let line = info.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?;
             line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
         };
         let total = bytes("MemTotal");
-        let old = machine.text("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+        let old = machine.files.text("/sys/fs/cgroup/memory/memory.limit_in_bytes");
         let limits = groups(machine, "memory.max").into_iter().chain(old).filter_map(|text| text.trim().parse::<u64>().ok());
         // Without a limit the old control groups state a number beyond any memory.
         let limit = limits.min().filter(|limit| total.is_none_or(|total| *limit < total));
@@ -94,16 +94,16 @@ fn quota(machine: &Machine) -> Option<f64> {
         let (quota, period) = text.trim().split_once(' ')?;
         cores(quota, period)
     });
-    let old = |key: &str| machine.text(Path::new("/sys/fs/cgroup/cpu").join(key));
+    let old = |key: &str| machine.files.text(Path::new("/sys/fs/cgroup/cpu").join(key));
     let old = old("cpu.cfs_quota_us").zip(old("cpu.cfs_period_us")).and_then(|(quota, period)| cores(&quota, &period));
     now.chain(old).reduce(f64::min)
 }
 
 /// A setting of the process's control group and of all above it.
 fn groups(machine: &Machine, key: &str) -> Vec<String> {
-    let own = machine.text("/proc/self/cgroup").unwrap_or_default();
+    let own = machine.files.text("/proc/self/cgroup").unwrap_or_default();
     let own = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/").to_string();
     // Seen from inside a container the path may climb out of what can be seen.
     let own: PathBuf = Path::new(&own).components().filter(|c| matches!(c, Component::Normal(_))).collect();
-    own.ancestors().filter_map(|group| machine.text(Path::new("/sys/fs/cgroup").join(group).join(key))).collect()
+    own.ancestors().filter_map(|group| machine.files.text(Path::new("/sys/fs/cgroup").join(group).join(key))).collect()
 }

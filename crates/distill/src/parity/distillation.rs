@@ -1,6 +1,6 @@
 //! A student, its teacher and the objective: features on both sides, the loss, the gradients of student and projector.
 
-use fd_compute::{Arena, Cx, DType, Device, Grads, Params, Planner, StepKey};
+use fd_compute::{Arena, Cx, DType, Grads, Params, Planner, StepKey};
 use fd_model::goldens::Part;
 use fd_model::names::Naming;
 use fd_model::{ModelConfig, Taps};
@@ -107,10 +107,11 @@ pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
     compare_features(checks, &pair, shape, pixels)?;
 
     let step = pair.fd.plan(shape[0], Engine::Fused)?;
-    let mut arena = Arena::new(&step.plan, DType::F32);
+    let mut arena = checks.arena(&step.plan)?;
     arena.write_f64(step.images, pixels);
     let sets = [&pair.trained, &pair.frozen];
-    let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
+    let device = checks.device();
+    let mut cx = Cx::new(&device, &sets, &mut arena, StepKey::default());
     step.plan.forward(&mut cx)?;
     let (loss, _) = step.loss.value(&step.plan, &mut cx)?;
     checks.compare_scalar("loss", "", loss)?;
@@ -148,9 +149,9 @@ fn compare_features(checks: &mut Checks, pair: &Pair, shape: [usize; 4], pixels:
     let target = p.layer_norm(teacher.map(), None, WHITEN_EPS)?;
     p.keep(target);
     let plan = p.finish()?;
-    let mut arena = Arena::new(&plan, DType::F32);
+    let mut arena = checks.arena(&plan)?;
     arena.write_f64(images, pixels);
-    plan.forward(&mut Cx::new(&Device::Cpu, &[&pair.trained, &pair.frozen], &mut arena, StepKey::default()))?;
+    plan.forward(&mut Cx::new(&checks.device(), &[&pair.trained, &pair.frozen], &mut arena, StepKey::default()))?;
     let named = [
         ("out.teacher_input", seen),
         ("out.student_tokens", student.map()),

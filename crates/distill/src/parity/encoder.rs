@@ -1,6 +1,6 @@
 //! One encoder: everything between the images and its tokens or logits, the losses, every gradient.
 
-use fd_compute::{Arena, Cx, DType, Device, Grads, Layout, Params, Planner, Pooling, StepKey};
+use fd_compute::{Cx, DType, Grads, Layout, Params, Planner, Pooling, StepKey};
 use fd_model::goldens::GoldenModel;
 use fd_model::goldens::Part;
 use fd_model::{Coordinates, Model, ModelConfig, QkvBias, SwinAttention, SwinConfig, SwinPosition, Taps, VitConfig};
@@ -134,9 +134,9 @@ fn compare_features(checks: &mut Checks, model: &Model, params: &Params, (shape,
     let mean = if checks.has("out.gap") { Some(p.pool(f.map(), Pooling::Mean { skip: usize::from(f.cls) })?) } else { None };
     cls.iter().chain(&mean).for_each(|&act| p.keep(act));
     let plan = p.finish()?;
-    let mut arena = Arena::new(&plan, DType::F32);
+    let mut arena = checks.arena(&plan)?;
     arena.write_f64(images, pixels);
-    plan.forward(&mut Cx::new(&Device::Cpu, &[params], &mut arena, StepKey::default()))?;
+    plan.forward(&mut Cx::new(&checks.device(), &[params], &mut arena, StepKey::default()))?;
 
     let mut named = vec![("out.patch_embed".to_owned(), f.patch_embed), ("out.ln_pre".to_owned(), f.embedded)];
     match model.config() {
@@ -177,11 +177,12 @@ fn compare_training(
     p.root(loss);
     features.logits.iter().for_each(|&logits| p.keep(logits));
     let plan = p.finish()?;
-    let mut arena = Arena::new(&plan, DType::F32);
+    let mut arena = checks.arena(&plan)?;
     arena.write_f64(images, pixels);
     arena.write_f64(target, &wanted.target(checks, plan.shape(target))?);
     let sets = [params];
-    let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
+    let device = checks.device();
+    let mut cx = Cx::new(&device, &sets, &mut arena, StepKey::default());
     plan.forward(&mut cx)?;
     checks.compare_scalar("loss", "", cx.arena.scalar(loss))?;
     if let (Wanted::Classes(losses), Some(logits)) = (wanted, features.logits) {

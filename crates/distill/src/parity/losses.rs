@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fd_compute::{Act, Arena, Cx, DType, Device, Grads, Layout, Params, Planner, Shape, StepKey};
+use fd_compute::{Act, Cx, DType, Grads, Layout, Params, Planner, Shape, StepKey};
 use fd_model::Features;
 
 use super::Stop;
@@ -124,7 +124,7 @@ pub(super) fn compare_logit_losses(
         let short = name.strip_suffix(".loss");
         let is_ours = |g: &str| short.map_or_else(|| !losses.contains_key(&format!("{g}.loss")), |short| short == g);
         let gradients: Vec<String> = checks.below("g_logits.").filter(|g| is_ours(g)).map(|g| format!("g_logits.{g}")).collect();
-        for (by, (loss, gradient)) in [("", fused(shape, logits, &target)?), (" (dfdx)", dfdx(shape, logits, &target)?)] {
+        for (by, (loss, gradient)) in [("", fused(checks, shape, logits, &target)?), (" (dfdx)", dfdx(shape, logits, &target)?)] {
             if checks.has(name) {
                 checks.compare_scalar(name, by, loss)?;
             }
@@ -136,8 +136,8 @@ pub(super) fn compare_logit_losses(
     Ok(())
 }
 
-fn fused(shape: Shape, logits: &[f64], target: &[f64]) -> Result<(f64, Vec<f64>), Stop> {
-    run_on_inputs(shape, logits, target, |p, logits, target| Ok(p.cross_entropy(logits, target)?))
+fn fused(checks: &Checks, shape: Shape, logits: &[f64], target: &[f64]) -> Result<(f64, Vec<f64>), Stop> {
+    run_on_inputs(checks, shape, logits, target, |p, logits, target| Ok(p.cross_entropy(logits, target)?))
 }
 
 fn dfdx(shape: Shape, logits: &[f64], target: &[f64]) -> Result<(f64, Vec<f64>), Stop> {
@@ -149,6 +149,7 @@ fn dfdx(shape: Shape, logits: &[f64], target: &[f64]) -> Result<(f64, Vec<f64>),
 
 /// A plan of nothing but a loss between two inputs of the same shape: its value, and its gradient with respect to the first.
 pub(super) fn run_on_inputs(
+    checks: &Checks,
     shape: Shape,
     x: &[f64],
     target: &[f64],
@@ -162,12 +163,13 @@ pub(super) fn run_on_inputs(
     let loss = loss(&mut p, x_in, target_in)?;
     p.root(loss);
     let plan = p.finish()?;
-    let mut arena = Arena::new(&plan, DType::F32);
+    let mut arena = checks.arena(&plan)?;
     arena.write_f64(x_in, x);
     arena.write_f64(target_in, target);
     let params = Params::new(&nothing, DType::F32);
     let sets = [&params];
-    let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
+    let device = checks.device();
+    let mut cx = Cx::new(&device, &sets, &mut arena, StepKey::default());
     plan.forward(&mut cx)?;
     let value = cx.arena.scalar(loss);
     plan.backward(&mut cx, &mut Grads::new(&nothing, DType::F32))?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use fd_compute::{Act, Arena, Cx, DType, Device, Planner, Pooling, Shape, StepKey};
+use fd_compute::{Act, Cx, Planner, Pooling, Shape, StepKey};
 
 use super::Stop;
 use super::checks::Checks;
@@ -44,7 +44,7 @@ pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
             return Err(Stop::Failed(format!("`in.student{suffix}` {shape:?}, `in.teacher{suffix}` {same:?}, the JSON says {expected:?}")));
         }
         for (by, result) in
-            [("", fused(&objective, shape, student, teacher, cls)), (" (dfdx)", dfdx(&objective, shape, student, teacher, cls))]
+            [("", fused(checks, &objective, shape, student, teacher, cls)), (" (dfdx)", dfdx(&objective, shape, student, teacher, cls))]
         {
             let (loss, gradient) = result?;
             checks.compare_scalar(&format!("{stem}.loss"), by, loss)?;
@@ -115,8 +115,8 @@ fn has_cls(checks: &Checks) -> bool {
 
 type Found = Result<(f64, Vec<f64>), Stop>;
 
-fn fused(objective: &Objective, shape: &[usize], student: &[f64], teacher: &[f64], cls: bool) -> Found {
-    run_on_inputs(plan_shape(shape)?, student, teacher, |p, student, teacher| Ok(objective.plan(p, student, teacher, cls)?))
+fn fused(checks: &Checks, objective: &Objective, shape: &[usize], student: &[f64], teacher: &[f64], cls: bool) -> Found {
+    run_on_inputs(checks, plan_shape(shape)?, student, teacher, |p, student, teacher| Ok(objective.plan(p, student, teacher, cls)?))
 }
 
 fn dfdx(objective: &Objective, shape: &[usize], student: &[f64], teacher: &[f64], cls: bool) -> Found {
@@ -146,9 +146,9 @@ fn compare_target(checks: &mut Checks, name: &str, cls: bool) -> Result<(), Stop
     let y = plan_target(&mut p, x, of, how, cls)?;
     p.keep(y);
     let plan = p.finish()?;
-    let mut arena = Arena::new(&plan, DType::F32);
+    let mut arena = checks.arena(&plan)?;
     arena.write_f64(x, teacher);
-    plan.forward(&mut Cx::new(&Device::Cpu, &[], &mut arena, StepKey::default()))?;
+    plan.forward(&mut Cx::new(&checks.device(), &[], &mut arena, StepKey::default()))?;
     checks.compare(&name, plan.shape(y).dims(), &arena.to_f64(y))?;
 
     let narrow: Vec<f32> = teacher.iter().map(|&v| v as f32).collect();

@@ -40,6 +40,7 @@ pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
             }
             grads.set(p, values);
         }
+        grads.place(&checks.device())?;
         let norm = grad_norm(&grads);
         norms.push(norm);
         let clip = clip_factor(norm, o.clip_grad.filter(|&max| max > 0.0));

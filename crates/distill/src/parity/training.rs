@@ -1,7 +1,7 @@
 //! Several real steps of a distillation: losses, gradient norms, learning rates, and the parameters `p{k}.*` after step k.
 
 use fd_compute::optim::{AdamW, clip_factor, grad_norm};
-use fd_compute::{Arena, Cx, DType, Device, Grads, StepKey};
+use fd_compute::{Cx, DType, Grads, StepKey};
 
 use super::Stop;
 use super::checks::{Checks, EXACT, error, tolerance};
@@ -30,12 +30,13 @@ pub(super) fn run(checks: &mut Checks) -> Result<(), Stop> {
     let mut adamw = AdamW::new(&pair.fd.trained, DType::F32, o.betas.unwrap_or((0.9, 0.999)), o.eps.unwrap_or(1e-8));
     let mut grads = Grads::new(&pair.fd.trained, DType::F32);
     let step = pair.fd.plan(batch, Engine::Fused)?;
-    let mut arena = Arena::new(&step.plan, DType::F32);
+    let mut arena = checks.arena(&step.plan)?;
     let (mut losses, mut norms, mut lrs) = (vec![], vec![], vec![]);
     for (i, images) in images.chunks_exact(batch * chans * height * width).enumerate() {
         arena.write_f64(step.images, images);
         let sets = [&pair.trained, &pair.frozen];
-        let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default());
+        let device = checks.device();
+        let mut cx = Cx::new(&device, &sets, &mut arena, StepKey::default());
         step.plan.forward(&mut cx)?;
         losses.push(step.loss.value(&step.plan, &mut cx)?.0);
         grads.reset();

@@ -64,7 +64,7 @@ impl TablePrice {
     pub fn of(config: TableConfig, imagined: Option<(usize, usize)>, fleet: Fleet) -> Result<TablePrice, Error> {
         let context = match imagined {
             Some(train) => imagine(config, |key, spec| Ok(if key == "data.train" { train } else { published(spec).unwrap_or(train) }))?,
-            None => Context::new(config, Device::Cpu)?,
+            None => Context::new(config, Device::CPU)?,
         };
         TablePrice::within(&Arc::new(context), fleet)
     }
@@ -137,5 +137,5 @@ fn imagine(config: TableConfig, size: impl Fn(&str, &DataSpec) -> Result<(usize,
         own.insert(column.name.clone(), data);
     }
     let (train, fingerprints) = (source(images, classes), ["imagined".into(), "imagined".into()]);
-    Ok(Context { config, device: Device::Cpu, train: train.clone(), test: train, classes, fingerprints, own })
+    Ok(Context { config, device: Device::CPU, train: train.clone(), test: train, classes, fingerprints, own })
 }

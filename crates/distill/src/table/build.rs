@@ -275,7 +275,8 @@ impl<'a> Builder<'a> {
         let Cost { steps, flops, bytes: memory } = self.kinds[kind].cost;
         let (slug, title) = (format!("{}-seed{seed}", slug(&title)), format!("{title}, seed {seed}"));
         let (inputs, work, before) = (inputs.to_vec(), Box::new(work), self.graph.ids().len());
-        let id = self.graph.add(Spec { slug, title, identity, simd: None, inputs, steps, flops, memory, work });
+        let id =
+            self.graph.add(Spec { slug, title, identity, simd: Some(context.device.arithmetic()), inputs, steps, flops, memory, work });
         self.kinds[kind].stages += self.graph.ids().len() - before;
         Ok(id)
     }

@@ -316,7 +316,7 @@ impl TableWork {
         let (Some(numbers), Some(neighbours)) = (&c.config.probe, &c.config.knn) else {
             return Err(Error::Usage("a probe needs the tables [probe] and [knn]".into()));
         };
-        let probed = |(train, test): (&Outputs, &Outputs)| probe(numbers, train, test, c.classes, self.seed, c.device);
+        let probed = |(train, test): (&Outputs, &Outputs)| probe(numbers, train, test, c.classes, self.seed);
         let mut measures = vec![(PROBE_AVG, probed(average)?)];
         if let Some(cls) = cls {
             measures.push((PROBE_CLS, probed(cls)?));

@@ -55,6 +55,23 @@ impl Loss {
         Loss::InPlan { total, parts: vec![total] }
     }
 
+    /// Runs the plan forwards and backwards; the loss and its parts. A loss of the plan is read when both have been started, so that a
+    /// device does not wait for the host in between.
+    pub fn value_and_gradients(&self, plan: &Plan, cx: &mut Cx, grads: &mut Grads) -> Result<(f64, Parts), Error> {
+        plan.forward(cx)?;
+        match self {
+            Loss::InPlan { .. } => {
+                plan.backward(cx, grads)?;
+                self.value(plan, cx)
+            }
+            Loss::InDfdx(_) => {
+                let value = self.value(plan, cx)?;
+                plan.backward(cx, grads)?;
+                Ok(value)
+            }
+        }
+    }
+
     /// The loss of the forward pass that has just run, and its parts. In dfdx, also fills the predictions' gradients, times `seed_grad`.
     pub fn value(&self, plan: &Plan, cx: &mut Cx) -> Result<(f64, Parts), Error> {
         let mut values = Parts::default();
@@ -137,11 +154,9 @@ impl Learner for PlanLearner {
             }
             let key = StepKey { seed: self.seed, step: at.step as u64, first_sample: (i * micro) as u64, view: 0 };
             let mut cx = Cx { seed_grad: 1.0 / accumulate as f64, ..Cx::new(&self.device, sets, &mut self.arena, key) };
-            task.plan.forward(&mut cx)?;
-            let (value, of_parts) = task.loss.value(&task.plan, &mut cx)?;
+            let (value, of_parts) = task.loss.value_and_gradients(&task.plan, &mut cx, grads)?;
             loss += value / accumulate as f64;
             parts.add(&of_parts, 1.0 / accumulate as f64);
-            task.plan.backward(&mut cx, grads)?;
         }
         Ok(Measured { loss, parts, signs: None })
     }

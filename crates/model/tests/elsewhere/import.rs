@@ -32,7 +32,7 @@ fn forward(config: &ModelConfig, params: &Params, model: &Model, images: &[f32])
     let mut arena = Arena::new(&plan, DType::F32);
     arena.write::<f32>(input, images);
     let sets = [params];
-    plan.forward(&mut Cx { train: false, ..Cx::new(&Device::Cpu, &sets, &mut arena, StepKey::default()) }).expect("a pass");
+    plan.forward(&mut Cx { train: false, ..Cx::new(&Device::CPU, &sets, &mut arena, StepKey::default()) }).expect("a pass");
     (arena.value::<f32>(map).to_vec(), projected.map(|act| arena.value::<f32>(act).to_vec()))
 }
 

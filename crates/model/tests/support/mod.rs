@@ -141,18 +141,21 @@ impl Case {
     /// Runs forward; the loss.
     pub fn forward(&self, params: &Params, arena: &mut Arena) -> f64 {
         let sets = [params];
-        self.plan.forward(&mut Cx::new(&Device::Cpu, &sets, arena, self.key)).expect("forward");
+        self.plan.forward(&mut Cx::new(&Device::CPU, &sets, arena, self.key)).expect("forward");
         arena.scalar(self.loss)
     }
 
     /// Runs forward and backward.
     pub fn run(&self, dtype: DType) -> Found {
-        let (params, mut arena) = (self.params_in(dtype), self.arena(dtype));
-        let (layout, sets) = (self.params.layout(), [&params]);
-        let mut grads = Grads::new(layout, dtype);
-        let mut cx = Cx::new(&Device::Cpu, &sets, &mut arena, self.key);
+        let mut grads = Grads::new(self.params.layout(), dtype);
+        self.pass(&Device::CPU, &self.params_in(dtype), &mut self.arena(dtype), &mut grads)
+    }
+
+    fn pass(&self, device: &Device, params: &Params, arena: &mut Arena, grads: &mut Grads) -> Found {
+        let (layout, sets) = (self.params.layout(), [params]);
+        let mut cx = Cx::new(device, &sets, arena, self.key);
         self.plan.forward(&mut cx).expect("forward");
-        self.plan.backward(&mut cx, &mut grads).expect("backward");
+        self.plan.backward(&mut cx, grads).expect("backward");
         let differentiated = self.inputs.iter().filter(|i| i.differentiated);
         Found {
             loss: arena.scalar(self.loss),
@@ -160,6 +163,23 @@ impl Case {
             params: layout.iter().map(|p| (layout.name(p).to_string(), grads.to_f64(p))).collect(),
             inputs: differentiated.map(|i| arena.grad_to_f64(i.act)).collect(),
         }
+    }
+
+    /// Three runs on a device (kernel by kernel, recorded, from the recording), which must agree bit for bit.
+    pub fn run_on(&self, device: &Device) -> Found {
+        let (params, layout) = (self.params_in(DType::F32), self.params.layout());
+        let mut grads = Grads::new(layout, DType::F32);
+        let mut arena = Arena::on(device, &self.plan).expect("memory on the device");
+        arena.poison();
+        let mut first: Option<Found> = None;
+        for turn in 0..3 {
+            self.inputs.iter().for_each(|input| arena.write_f64(input.act, &input.values));
+            grads.reset();
+            let found = self.pass(device, &params, &mut arena, &mut grads);
+            assert!(first.as_ref().is_none_or(|first| first.bits() == found.bits()), "run {turn} differs from the first");
+            first.get_or_insert(found);
+        }
+        first.expect("three runs")
     }
 
     /// Holds every gradient to central differences, in f64.
