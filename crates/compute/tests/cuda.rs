@@ -6,7 +6,7 @@ mod check;
 
 use check::{Case, Described, case, random};
 use fd_compute::optim::{AdamW, Rate, grad_norm};
-use fd_compute::{Activation, Bias, Cx, DType, Device, Distance, DropPath, Error, Grads, Layout, Param, Params, Planner};
+use fd_compute::{Activation, Arena, Bias, Cx, DType, Device, Distance, DropPath, Error, Grads, Layout, Param, Params, Planner};
 
 /// The loss and all gradients on every device against f64, relative to each tensor's largest number.
 fn agrees(name: &str, shapes: &[&[usize]], describe: impl FnOnce(&mut Planner, &[Param]) -> Result<Described, Error>) {
@@ -385,5 +385,17 @@ fn shadows_follow() {
         slow.approach(&params, 0.5).expect("equal layouts");
         assert_eq!(shadow(&slow, &mut grads), rounded(&slow));
         assert_ne!(slow.to_f64(w), vec![0.0; 256]);
+    }
+}
+
+#[test]
+fn what_kernels_cannot_count_is_refused_before_anything_is_allocated() {
+    for (device, _) in check::devices() {
+        let mut p = Planner::new();
+        let x = p.input([1 << 16, 1 << 15]);
+        let y = p.l2_normalise(x);
+        p.keep(y);
+        let why = Arena::on(&device, &p.finish().expect("a plan")).expect_err("2^31 elements").to_string();
+        assert!(why.contains("65536 x 32768") && why.contains("smaller batch"), "{why}");
     }
 }

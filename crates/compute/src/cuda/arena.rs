@@ -58,6 +58,10 @@ impl DeviceArena {
             DType::Bf16 => Kind::Bf16,
             DType::F64 => return Err(gpu.error("f64 runs on the CPU only")),
         };
+        // Kernels count elements in 32 bits.
+        if let Some(shape) = plan.acts.iter().map(|a| a.shape).find(|s| i32::try_from(s.len()).is_err()) {
+            return Err(gpu.error(format!("an activation of {shape} has 2^31 elements or more: use a smaller batch")));
+        }
         let kinds: Vec<Kind> = plan.wide.iter().map(|wide| if *wide { Kind::F32 } else { narrow }).collect();
         let (places, bytes) = layout(plan, &kinds);
         let needs = plan.ops.iter().map(|op| op.wiring().device_scratch).map(|(f, b)| f.max(b)).max().unwrap_or(0);

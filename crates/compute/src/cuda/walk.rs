@@ -11,7 +11,7 @@ use super::memory::Event;
 use super::run::{GradSet, Grid, Kernel, Kind, Ptr, Run, Set, args, launch};
 use crate::exec::{Cx, StepKey};
 use crate::plan::{Act, Plan, Step, StepKind};
-use crate::{Arena, DType, Error, Grads, Params};
+use crate::{Arena, DType, Error, Grads, Layout, Params};
 
 /// A pass that can be started again as it was: same addresses, same switches.
 #[derive(Default)]
@@ -77,34 +77,50 @@ fn sets<'a>(gpu: &Arc<Gpu>, params: &[&'a Params], dtype: DType) -> Result<Vec<S
     params.iter().map(of).collect()
 }
 
+/// What a pass runs with, once it has the device's queue.
+struct Started<'a> {
+    sets: Vec<Set<'a>>,
+    grads: Option<GradSet<'a>>,
+    train: bool,
+}
+
+/// The device of an arena that lies on one.
+fn device_of(cx: &Cx) -> Arc<Gpu> {
+    cx.arena.device().expect("chosen by the caller").gpu().clone()
+}
+
+/// Brings inputs, parameters and what changes from step to step to the device; by the one who has its queue.
+fn start<'a>(cx: &mut Cx<'a>, gpu: &Arc<Gpu>, inputs: Side) -> Result<Started<'a>, Error> {
+    gpu.check()?;
+    let arena = cx.arena.device_mut().expect("chosen by the caller");
+    arena.forget();
+    arena.take_inputs(inputs)?;
+    let sets = sets(gpu, cx.params, arena.dtype())?;
+    set_control(arena, cx.key, cx.seed_grad)?;
+    Ok(Started { sets, grads: None, train: cx.train })
+}
+
+/// Gradients about to be written on the device.
+fn grad_set<'a>(gpu: &Arc<Gpu>, grads: &mut Grads, layout: &'a Layout) -> Result<GradSet<'a>, Error> {
+    Ok(GradSet { layout, fresh: grads.fresh, address: grads.on_device_mut(gpu)? })
+}
+
 impl Plan {
     pub(crate) fn forward_cuda(&self, cx: &mut Cx) -> Result<(), Error> {
-        let (params, key, train, seed) = (cx.params, cx.key, cx.train, cx.seed_grad);
-        let arena = cx.arena.device_mut().expect("chosen by the caller");
-        let gpu = arena.gpu.clone();
+        let gpu = device_of(cx);
         let _turn = gpu.enter()?;
-        gpu.check()?;
-        arena.forget();
-        arena.take_inputs(Side::Value)?;
-        let sets = sets(&gpu, params, arena.dtype())?;
-        set_control(arena, key, seed)?;
-        self.pass(arena, &gpu, &sets, None, train, &self.forward)
+        let started = start(cx, &gpu, Side::Value)?;
+        self.pass(cx.arena.device_mut().expect("chosen by the caller"), &started, &self.forward)
     }
 
     /// The same, step by step; `behind` is called after each.
     pub(crate) fn forward_watching_cuda(&self, cx: &mut Cx, watched: &[Act], mut behind: impl FnMut(&Step, &Arena)) -> Result<(), Error> {
-        let (params, key, train, seed) = (cx.params, cx.key, cx.train, cx.seed_grad);
-        let arena = cx.arena.device_mut().expect("chosen by the caller");
-        let gpu = arena.gpu.clone();
+        let gpu = device_of(cx);
         let _turn = gpu.enter()?;
-        gpu.check()?;
-        arena.forget();
-        arena.take_inputs(Side::Value)?;
-        let sets = sets(&gpu, params, arena.dtype())?;
-        set_control(arena, key, seed)?;
+        let started = start(cx, &gpu, Side::Value)?;
         for step in &self.forward {
             let arena = cx.arena.device_mut().expect("chosen by the caller");
-            self.step(arena, &gpu, &sets, None, train, step)?;
+            self.step(arena, &started, step)?;
             watched.iter().for_each(|act| arena.forget_value(*act));
             behind(step, cx.arena);
         }
@@ -112,43 +128,34 @@ impl Plan {
     }
 
     pub(crate) fn backward_cuda(&self, cx: &mut Cx, grads: &mut Grads) -> Result<(), Error> {
-        let (params, key, train, seed) = (cx.params, cx.key, cx.train, cx.seed_grad);
-        let arena = cx.arena.device_mut().expect("chosen by the caller");
-        let gpu = arena.gpu.clone();
+        let gpu = device_of(cx);
         let _turn = gpu.enter()?;
-        gpu.check()?;
-        arena.forget();
-        arena.take_inputs(Side::Grad)?;
-        let sets = sets(&gpu, params, arena.dtype())?;
         let layout = grads.layout().clone();
-        let grads = GradSet { layout: &layout, fresh: grads.fresh, address: grads.on_device_mut(&gpu)? };
-        set_control(arena, key, seed)?;
-        self.pass(arena, &gpu, &sets, Some(grads), train, &self.backward)
+        let grads = grad_set(&gpu, grads, &layout)?;
+        let Started { sets, train, .. } = start(cx, &gpu, Side::Grad)?;
+        let started = Started { sets, grads: Some(grads), train };
+        self.pass(cx.arena.device_mut().expect("chosen by the caller"), &started, &self.backward)
     }
 
     /// Both passes step by step, with the seconds each step takes on the device.
     pub(crate) fn profile_cuda(&self, cx: &mut Cx, grads: &mut Grads) -> Result<Vec<f64>, Error> {
         self.check(cx)?;
         self.check_grads(cx, grads)?;
-        let (params, key, train, seed) = (cx.params, cx.key, cx.train, cx.seed_grad);
-        let arena = cx.arena.device_mut().expect("moved to its device by the check");
-        let gpu = arena.gpu.clone();
+        let gpu = device_of(cx);
         let _turn = gpu.enter()?;
-        gpu.check()?;
-        arena.forget();
-        arena.take_inputs(Side::Value)?;
-        let sets = sets(&gpu, params, arena.dtype())?;
+        let forward = start(cx, &gpu, Side::Value)?;
         let layout = grads.layout().clone();
-        let of_grads = GradSet { layout: &layout, fresh: grads.fresh, address: grads.on_device_mut(&gpu)? };
-        set_control(arena, key, seed)?;
+        let of_grads = grad_set(&gpu, grads, &layout)?;
+        let backward = Started { sets: forward.sets.clone(), grads: Some(of_grads), train: forward.train };
+        let arena = cx.arena.device_mut().expect("moved to its device by the check");
         let events = (0..=self.forward.len() + self.backward.len()).map(|_| Event::timing(&gpu)).collect::<Result<Vec<_>, _>>()?;
         events[0].record(&gpu, gpu.stream)?;
-        let steps = self.forward.iter().map(|s| (s, None)).chain(self.backward.iter().map(|s| (s, Some(of_grads))));
-        for (i, (step, grads)) in steps.enumerate() {
-            if let Some(grads) = grads.filter(|_| i == self.forward.len()) {
-                self.begin_backward(arena, &gpu, grads)?;
+        let steps = self.forward.iter().map(|s| (s, &forward)).chain(self.backward.iter().map(|s| (s, &backward)));
+        for (i, (step, started)) in steps.enumerate() {
+            if i == self.forward.len() {
+                self.begin_backward(arena, &gpu, of_grads)?;
             }
-            self.step(arena, &gpu, &sets, grads, train, step)?;
+            self.step(arena, started, step)?;
             events[i + 1].record(&gpu, gpu.stream)?;
         }
         grads.fresh = false;
@@ -157,73 +164,51 @@ impl Plan {
     }
 
     /// A pass: as a graph, if it has run as it is now before.
-    fn pass(
-        &self,
-        arena: &mut DeviceArena,
-        gpu: &Arc<Gpu>,
-        sets: &[Set],
-        grads: Option<GradSet>,
-        train: bool,
-        steps: &[Step],
-    ) -> Result<(), Error> {
-        let mut key: Vec<u64> = sets.iter().flat_map(|s| [s.masters, s.shadow]).collect();
-        key.extend([u64::from(train), grads.map_or(0, |g| g.address), u64::from(grads.is_some_and(|g| g.fresh))]);
+    fn pass(&self, arena: &mut DeviceArena, started: &Started, steps: &[Step]) -> Result<(), Error> {
+        let grads = started.grads;
+        let mut key: Vec<u64> = started.sets.iter().flat_map(|s| [s.masters, s.shadow]).collect();
+        key.extend([u64::from(started.train), grads.map_or(0, |g| g.address), u64::from(grads.is_some_and(|g| g.fresh))]);
         let slot = usize::from(grads.is_some());
         match std::mem::take(&mut arena.recorded[slot]) {
             Recorded::Graph(of, graph) if of == key => {
-                let started = graph.start();
+                let answer = graph.start();
                 arena.recorded[slot] = Recorded::Graph(of, graph);
-                started
+                answer
             }
             Recorded::Seen(of) if of == key => {
-                let graph = Graph::record(gpu, || self.steps(arena, gpu, sets, grads, train, steps))?;
+                let gpu = arena.gpu.clone();
+                let graph = Graph::record(&gpu, || self.steps(arena, started, steps))?;
                 graph.start()?;
                 arena.recorded[slot] = Recorded::Graph(key, graph);
                 Ok(())
             }
             _ => {
                 arena.recorded[slot] = Recorded::Seen(key);
-                self.steps(arena, gpu, sets, grads, train, steps)
+                self.steps(arena, started, steps)
             }
         }
     }
 
-    fn steps(
-        &self,
-        arena: &mut DeviceArena,
-        gpu: &Arc<Gpu>,
-        sets: &[Set],
-        grads: Option<GradSet>,
-        train: bool,
-        steps: &[Step],
-    ) -> Result<(), Error> {
-        if let Some(grads) = grads {
-            self.begin_backward(arena, gpu, grads)?;
+    fn steps(&self, arena: &mut DeviceArena, started: &Started, steps: &[Step]) -> Result<(), Error> {
+        if let Some(grads) = started.grads {
+            self.begin_backward(arena, &arena.gpu, grads)?;
         }
-        steps.iter().try_for_each(|step| self.step(arena, gpu, sets, grads, train, step))
+        steps.iter().try_for_each(|step| self.step(arena, started, step))
     }
 
-    fn step(
-        &self,
-        arena: &mut DeviceArena,
-        gpu: &Arc<Gpu>,
-        sets: &[Set],
-        grads: Option<GradSet>,
-        train: bool,
-        step: &Step,
-    ) -> Result<(), Error> {
+    fn step(&self, arena: &mut DeviceArena, started: &Started, step: &Step) -> Result<(), Error> {
         let mut run = Run {
-            gpu,
+            gpu: &arena.gpu,
             arena: arena.memory.address(),
             places: &arena.places,
             scratch: arena.scratch.address(),
             control: arena.control.address(),
             tables: &mut arena.tables,
-            sets,
-            grads,
+            sets: &started.sets,
+            grads: started.grads,
             step,
-            backward: grads.is_some(),
-            train,
+            backward: started.grads.is_some(),
+            train: started.train,
             // What the scheduler was not told of may have been overwritten.
             readable: match step.kind {
                 StepKind::Backward { .. } if cfg!(debug_assertions) => Some(self.ops[step.op].wiring().backward_reads),
