@@ -3,7 +3,7 @@
 //! A case is `<case>.json` with, mostly, `<case>.safetensors` beside it (see [`fd_model::goldens`]). Its kind, sizes and options are
 //! read from there, never from file names. It is run in f32, and every tensor of it is either an input or compared; one that is
 //! neither counts as a failure. The tolerance is ten times what PyTorch's own f32 does (`f32_dev` in the JSON), at least 5e-6, of the
-//! error max|x - ref| / max(max|ref|, 1e-4); on a CUDA device ten times that. A case whose class or options we do not have is *unknown*, with the reason.
+//! error max|x - ref| / max(max|ref|, 1e-4). A case whose class or options we do not have is *unknown*, with the reason.
 
 mod checks;
 mod distillation;

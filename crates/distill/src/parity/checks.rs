@@ -12,8 +12,6 @@ use super::Stop;
 const LEAST: f64 = 5e-6;
 /// Numbers that Python computed in double precision and we do too.
 pub(super) const EXACT: f64 = 1e-12;
-/// A device adds up in another order than a processor, and its exponentials are others: tolerances are so many times as wide there.
-const ON_DEVICE: f64 = 10.0;
 /// Largest value that counts as zero where theory says zero.
 const ZERO: f64 = 1e-6;
 
@@ -219,9 +217,6 @@ impl<'a> Checks<'a> {
     }
 
     fn record(&mut self, group: String, name: &str, error: f64, tolerance: f64) {
-        // What is computed in double precision is computed here, wherever the case runs.
-        let slack = if self.device.cuda_ordinal().is_some() && tolerance > EXACT { ON_DEVICE } else { 1.0 };
-        let tolerance = slack * tolerance;
         let at = self.rows.iter().position(|r| r.group == group).unwrap_or_else(|| {
             self.rows.push(Row { group, compared: 0, failed: 0, worst: String::new(), error: 0.0, tolerance });
             self.rows.len() - 1
