@@ -63,6 +63,11 @@ impl Device {
     /// The processor, all threads of the current rayon pool, in f32.
     pub const CPU: Device = Device { cuda: None, dtype: DType::F32 };
 
+    /// The processor in f32, or with products of operands rounded to bf16 (activations, sums and all else stay f32).
+    pub const fn cpu(dtype: DType) -> Device {
+        Device { cuda: None, dtype }
+    }
+
     /// A CUDA device by ordinal. It is opened when something is placed on it.
     pub const fn cuda(ordinal: usize, dtype: DType) -> Device {
         Device { cuda: Some(ordinal), dtype }
@@ -84,23 +89,27 @@ impl Device {
     /// # Errors
     /// One line that says what is missing.
     pub fn check(&self) -> Result<(), Error> {
-        self.check_type()?;
         self.cuda.map_or(Ok(()), |ordinal| crate::cuda::Gpu::open(ordinal).map(drop))
     }
 
-    /// Refuses an element type that the device does not have.
-    pub(crate) fn check_type(&self) -> Result<(), Error> {
-        match (self.cuda, self.dtype) {
-            (None, DType::Bf16) => Err(Error::Device { device: "cpu".into(), why: "plans in bf16 run on CUDA devices only".into() }),
-            _ => Ok(()),
-        }
+    /// The element type of activations: on the processor that of sums, whatever products round.
+    pub fn activations(&self) -> DType {
+        if self.cuda.is_some() { self.dtype } else { self.dtype.master() }
     }
 
-    /// What results depend on beside the inputs: the SIMD level, or that it is a CUDA device and in which type.
+    /// Is bf16 what this is asked for and what the processor's instructions do not have? It is then rounded by hand: right, and slower than f32.
+    pub fn emulates_bf16(&self) -> bool {
+        self.cuda.is_none() && self.dtype == DType::Bf16 && !crate::gemm::has_bf16()
+    }
+
+    /// What results depend on beside the inputs: the SIMD level, or that it is a CUDA device, and the type.
     pub fn arithmetic(&self) -> String {
-        match self.cuda {
-            None => crate::simd::level().name().into(),
-            Some(_) => format!("cuda-{}", self.dtype.name()),
+        let level = crate::simd::level().name();
+        match (self.cuda, self.dtype) {
+            (Some(_), dtype) => format!("cuda-{}", dtype.name()),
+            (None, DType::Bf16) if self.emulates_bf16() => format!("{level}-bf16-emulated"),
+            (None, DType::Bf16) => format!("{level}-bf16"),
+            (None, _) => level.into(),
         }
     }
 }
@@ -121,10 +130,10 @@ impl DeviceChoice {
     /// The device, and with `auto` on a CPU why it is not a CUDA device. Without a type: bf16 on CUDA, f32 on the CPU.
     ///
     /// # Errors
-    /// A CUDA device that was asked for by name and cannot be used; a type that the device does not have.
+    /// A CUDA device that was asked for by name and cannot be used.
     pub fn resolve(self, dtype: Option<DType>) -> Result<(Device, Option<Error>), Error> {
         let cuda = |ordinal| Device::cuda(ordinal, dtype.unwrap_or(DType::Bf16));
-        let cpu = Device { cuda: None, dtype: dtype.unwrap_or(DType::F32) };
+        let cpu = Device::cpu(dtype.unwrap_or(DType::F32));
         let (device, why) = match self {
             DeviceChoice::Cpu => (cpu, None),
             DeviceChoice::Cuda(ordinal) => (cuda(ordinal), None),

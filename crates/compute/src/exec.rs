@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::gemm::Operands;
 use crate::plan::{Act, ActInfo, Deliver, Plan, Step, StepKind};
 use crate::{Arena, DType, Device, Error, Grads, Param, Params, Real};
 
@@ -52,6 +53,8 @@ pub(crate) struct Env<'a, T> {
     pub grads: ParamGrads<'a, T>,
     pub key: StepKey,
     pub train: bool,
+    /// What products round their operands to.
+    pub operands: Operands,
     step: &'a Step,
 }
 
@@ -253,6 +256,7 @@ impl Plan {
         let layout = grads.as_ref().map(|g| g.layout().clone());
         let fresh = grads.as_ref().is_some_and(|g| g.fresh);
         let backward = grads.is_some();
+        let rounds = cx.device.dtype() == DType::Bf16;
         for step in steps {
             let mut env = Env {
                 acts: Acts { arena: cx.arena.buffer_mut().slice_mut::<T>(), infos: &self.acts, backward, scratch: step.scratch },
@@ -260,6 +264,7 @@ impl Plan {
                 grads: ParamGrads { all: grads.as_deref_mut().map(Grads::all_mut::<T>), layout: layout.as_deref(), fresh, step },
                 key: cx.key,
                 train: cx.train,
+                operands: if rounds && self.narrow[step.op] { Operands::Bf16 } else { Operands::Exact },
                 step,
             };
             match step.kind {

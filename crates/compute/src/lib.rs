@@ -58,7 +58,7 @@ pub use error::Error;
 pub use exec::{Cx, StepKey};
 #[doc(hidden)]
 pub use gemm::inside_gemm_library;
-pub use gemm::{Mat, MatMut, Threads, matmul};
+pub use gemm::{Mat, MatMut, Operands, Product, Start, Threads, matmul};
 pub use layout::{Layout, LayoutBuilder, Param};
 pub use ops::{Activation, Bias, Distance, DropPath, Pooling, Scores, Span, Sparse, Windows};
 pub use params::{Grads, Params};

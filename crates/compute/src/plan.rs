@@ -94,6 +94,8 @@ pub struct Plan {
     pub(crate) held: Vec<Held>,
     /// Activations that stay f32 where the others are bf16.
     pub(crate) wide: Vec<bool>,
+    /// Operations whose products may round their operands: not those on parameters alone.
+    pub(crate) narrow: Vec<bool>,
     /// Elements of the parameters of each operation.
     pub(crate) weights: Vec<u64>,
 }

@@ -178,6 +178,7 @@ impl Planner {
         let elements = |p: &Param| layouts.iter().find(|l| l.id == p.layout).map_or(0, |l| l.range(*p).len() as u64);
         let weights = d.ops.iter().map(|op| op.wiring().params.iter().map(elements).sum()).collect();
         let (lives, held, wide) = (s.lives, s.held, s.wide);
+        let narrow = d.ops.iter().map(|op| !wide[op.wiring().outputs[0].index as usize]).collect();
         Ok(Plan {
             id,
             acts: s.acts,
@@ -191,6 +192,7 @@ impl Planner {
             lives,
             held,
             wide,
+            narrow,
             weights,
         })
     }

@@ -20,7 +20,8 @@ pub struct MachineArgs {
     /// Where to compute: auto (a CUDA device if there is one that can be used), cpu or cuda:N
     #[arg(long, global = true, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Element type of models on a device: f32 or bf16 (with f32 sums and masters); default: bf16 on CUDA, f32 on the CPU
+    /// Element type of models: f32, or bf16 with f32 sums and masters (on the CPU: of the operands of products); default: bf16 on CUDA, f32 on
+    /// the CPU
     #[arg(long, global = true, value_enum)]
     dtype: Option<Elements>,
     /// Threads; default: one a core
@@ -68,6 +69,11 @@ impl MachineArgs {
         match why {
             Some(why) => tracing::info!("computing on the CPU: {why}"),
             None => tracing::info!("computing on {device} in {}", device.dtype().name()),
+        }
+        if device.emulates_bf16() {
+            tracing::warn!(
+                "--dtype bf16: this processor has no bf16 instructions in force, so operands are rounded in software: slower than f32"
+            );
         }
         Ok(device)
     }

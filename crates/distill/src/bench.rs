@@ -1,6 +1,7 @@
 //! Speed: a whole training step (teacher forward, student forward and backward, clipping, AdamW) on random images, and attention alone.
 
 mod attention;
+mod profile;
 mod roofline;
 mod step;
 
@@ -12,6 +13,7 @@ use fd_model::{ModelConfig, VitConfig, preset};
 use serde::Serialize;
 
 pub use attention::attention;
+pub use profile::{Peaks, Profiled, median, profile};
 pub use roofline::{Group, Roofline, RooflineOptions, grouped, optimiser, roofline};
 pub use step::{FdStep, Profile};
 

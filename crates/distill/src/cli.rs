@@ -268,6 +268,14 @@ impl SweepArgs {
 pub enum Bench {
     /// A whole step of feature distillation on random images
     FdStep(FdStepArgs),
+    /// Where a step's time goes: every operation's time, and how near it is to what this machine does at most
+    Profile {
+        #[command(flatten)]
+        step: FdStepArgs,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Attention alone, forward and backward: a line for each of several shapes
     Attention {
         /// Passes to measure

@@ -94,6 +94,14 @@ pub fn fd_step(options: &BenchOptions, out: &mut Output) -> anyhow::Result<Outco
     Ok(Outcome::Done)
 }
 
+/// Prints where a step's time goes.
+pub fn profile(options: &BenchOptions, json: bool, out: &mut Output) -> anyhow::Result<Outcome> {
+    let profiled = bench::profile(options)?;
+    let text = if json { profiled.json()? } else { profiled.markdown() };
+    writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()).context("standard output")?;
+    Ok(Outcome::Done)
+}
+
 /// Prints a line for each shape.
 pub fn attention(repeats: usize, only: &str, out: &mut Output) -> anyhow::Result<Outcome> {
     let lines = bench::attention(repeats, only)?.join("\n");

@@ -81,6 +81,7 @@ fn dispatch(cli: &Cli, device: Device) -> anyhow::Result<Outcome> {
         Command::GpuCheck(args) => commands::gpu_check(&args.options(&cli.machine)?, out),
         Command::Bench(cli::Bench::FdStep(args)) => commands::fd_step(&args.options(device), out),
         Command::Bench(cli::Bench::Roofline(args)) => commands::roofline(&args.options(&cli.machine)?, out),
+        Command::Bench(cli::Bench::Profile { step, json }) => commands::profile(&step.options(device), *json, out),
         Command::Bench(cli::Bench::Attention { repeats, only }) => commands::attention(*repeats, only, out),
     }
 }

@@ -39,6 +39,7 @@ struct MetaFile<'a> {
     git_revision: Option<String>,
     command_line: Vec<String>,
     device: String,
+    dtype: &'static str,
     simd: &'static str,
     threads: usize,
     seeds: &'a [u64],
@@ -130,7 +131,7 @@ impl RunDir {
         self.write(CONFIG, toml::to_string(resolved).map_err(refuse)?.as_bytes())
     }
 
-    /// Writes `meta.json`: version, git revision of the current directory where there is one, command line, device, SIMD level,
+    /// Writes `meta.json`: version, git revision of the current directory where there is one, command line, device, type, SIMD level,
     /// threads of the current rayon pool, seeds.
     ///
     /// # Errors
@@ -141,6 +142,7 @@ impl RunDir {
             git_revision: git_revision(),
             command_line: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
             device: meta.device.to_string(),
+            dtype: meta.device.dtype().name(),
             simd: fd_compute::simd::level().name(),
             threads: rayon::current_num_threads(),
             seeds: meta.seeds,

@@ -1,10 +1,10 @@
-//! Encoders in f32 against f64 at each instruction set, and equal bits over threads at each. One test: the level is the whole process's.
+//! Encoders in f32 and with bf16 operands against f64 at each instruction set, and equal bits over threads at each. One test: the level is the whole process's.
 
 #[allow(dead_code, reason = "what this test does not use of it, another does")]
 mod support;
 
-use fd_compute::DType;
 use fd_compute::simd::{Level, force, level};
+use fd_compute::{DType, Device};
 use fd_model::{ModelConfig, Position, QkvBias, SwinConfig, VitConfig};
 use support::{deviation, encoder, in_pool};
 
@@ -53,6 +53,28 @@ fn every_level_agrees_with_f64_and_repeats_over_threads() {
             }
         }
     }
+    for config in configs() {
+        bf16_operands_at_every_level(&config);
+    }
     assert!(force(highest));
     println!("levels run: {:?}", Level::available());
+}
+
+/// Rounded by the processor or by hand: within 2e-2 of f64 (what an MLP of positions gets of scores is held in `devices.rs`), and equal bits
+/// over threads.
+fn bf16_operands_at_every_level(config: &ModelConfig) {
+    let mut case = encoder(config);
+    case.scale_matrices();
+    let expected = case.run(DType::F64);
+    let largest = expected.params.values().flatten().fold(0.0f64, |m, x| m.max(x.abs()));
+    for level in Level::available() {
+        assert!(force(level));
+        let run = || case.run_on(&Device::cpu(DType::Bf16));
+        let found = in_pool(1, run);
+        assert_eq!(found.bits(), in_pool(3, run).bits(), "{level:?}, bf16: 3 threads");
+        for ((name, found), (_, expected)) in found.all().zip(expected.all()).filter(|((name, _), _)| !name.contains("rpe_mlp")) {
+            let off = deviation(found, expected, 1e-3 * largest);
+            assert!(off < 2e-2, "{}, {level:?}, bf16: {name} off by {off:.1e}", config.kind());
+        }
+    }
 }

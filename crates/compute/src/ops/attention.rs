@@ -22,7 +22,7 @@ use super::rows::{self, dot};
 use super::{Operation, Wiring};
 use crate::cuda::Run;
 use crate::exec::{At, Env};
-use crate::gemm::{Mat, MatMut, Threads, matmul};
+use crate::gemm::{Mat, MatMut, Operands, Product, Threads};
 use crate::plan::{Act, Deliver};
 use crate::{Error, Param, Real, simd_fn};
 
@@ -48,19 +48,19 @@ pub(crate) struct Attention {
 const GROUPS: usize = 16;
 
 simd_fn! {
-    /// Rows of scores to rows of probabilities, in place; writes each row's lse.
-    fn softmax<T: Real>(s: &mut [T], bias: &[T], n: usize, lse: &mut [T]) {
-        for (i, (row, lse)) in s.chunks_exact_mut(n).zip(lse).enumerate() {
+    /// Rows of scores, `width` apart, to rows of probabilities, in place; writes each row's lse. The places beyond n are there so that
+    /// vectors have no rest; nothing reads what becomes of them.
+    fn softmax<T: Real>(s: &mut [T], bias: &[T], n: usize, width: usize, lse: &mut [T]) {
+        for (i, (row, lse)) in s.chunks_exact_mut(width).zip(lse).enumerate() {
             if !bias.is_empty() {
-                for (s, b) in row.iter_mut().zip(&bias[i * n..(i + 1) * n]) {
-                    *s += *b;
-                }
+                rows::add_row(&mut row[..n], &bias[i * n..(i + 1) * n]);
             }
+            row[n..].fill(T::LOWEST);
             let top = rows::max(row);
             for s in row.iter_mut() {
                 *s = (*s - top).exp::<S>();
             }
-            let total = rows::sum(row);
+            let total = rows::sum(&row[..n]);
             let inverse = T::ONE / total;
             for s in row.iter_mut() {
                 *s *= inverse;
@@ -72,16 +72,13 @@ simd_fn! {
 
 simd_fn! {
     /// Scores to probabilities with a known lse, in place.
-    fn probabilities<T: Real>(s: &mut [T], bias: &[T], n: usize, lse: &[T]) {
-        for (i, (row, lse)) in s.chunks_exact_mut(n).zip(lse).enumerate() {
-            if bias.is_empty() {
-                for s in row.iter_mut() {
-                    *s = (*s - *lse).exp::<S>();
-                }
-            } else {
-                for (s, b) in row.iter_mut().zip(&bias[i * n..(i + 1) * n]) {
-                    *s = (*s + *b - *lse).exp::<S>();
-                }
+    fn probabilities<T: Real>(s: &mut [T], bias: &[T], n: usize, width: usize, lse: &[T]) {
+        for (i, (row, lse)) in s.chunks_exact_mut(width).zip(lse).enumerate() {
+            if !bias.is_empty() {
+                rows::add_row(&mut row[..n], &bias[i * n..(i + 1) * n]);
+            }
+            for s in row.iter_mut() {
+                *s = (*s - *lse).exp::<S>();
             }
         }
     }
@@ -89,16 +86,14 @@ simd_fn! {
 
 simd_fn! {
     /// dP to dS in place; adds dS to dbias unless that is empty.
-    fn score_gradient<T: Real>(p: &[T], dp: &mut [T], n: usize, dbias: &mut [T]) {
-        for (i, (p, dp)) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)).enumerate() {
-            let mean = dot::<S, T>(p, dp);
+    fn score_gradient<T: Real>(p: &[T], dp: &mut [T], n: usize, width: usize, dbias: &mut [T]) {
+        for (i, (p, dp)) in p.chunks_exact(width).zip(dp.chunks_exact_mut(width)).enumerate() {
+            let mean = dot::<S, T>(&p[..n], &dp[..n]);
             for (d, p) in dp.iter_mut().zip(p) {
                 *d = *p * (*d - mean);
             }
             if !dbias.is_empty() {
-                for (b, d) in dbias[i * n..(i + 1) * n].iter_mut().zip(dp.iter()) {
-                    *b += *d;
-                }
+                rows::add_row(&mut dbias[i * n..(i + 1) * n], &dp[..n]);
             }
         }
     }
@@ -168,6 +163,19 @@ impl Attention {
         (if self.bias.is_some() { n * n } else { 0 }, 2 * usize::from(self.logit_scale().is_some()))
     }
 
+    /// Places of a row of scores.
+    fn row(&self) -> usize {
+        self.tokens.next_multiple_of(rows::WHOLE)
+    }
+
+    /// The probabilities of one (image, head), rows [`row`](Attention::row) apart, and their lse.
+    fn forward_head<T: Real>(&self, v: &Views<T>, scale: T, (b, h): (usize, usize), p: &mut [T], lse: &mut [T]) {
+        let (n, width) = (self.tokens, self.row());
+        let [q, k, _] = self.heads_of(v.qkv, b, h);
+        v.product(scale, false).run(q, k.t(), MatMut::loose(p, n, n, width));
+        softmax(p, self.bias_of(v.bias, h), n, width, lse);
+    }
+
     /// One (image, head) of the backward pass; adds its dS to dbias unless that is empty.
     #[allow(clippy::too_many_arguments)]
     fn backward_head<T: Real>(
@@ -180,29 +188,37 @@ impl Attention {
         dbias: &mut [T],
         scratch: &mut [T],
     ) {
-        let (n, d, c) = (self.tokens, self.head_dim, self.heads * self.head_dim);
-        let (p, ds) = scratch.split_at_mut(n * n);
+        let (n, d, c, width) = (self.tokens, self.head_dim, self.heads * self.head_dim, self.row());
+        let (p, ds) = scratch.split_at_mut(n * width);
         let [q, k, value] = self.heads_of(v.qkv, b, h);
         let dy = Mat::strided(&v.dy[b * n * c + h * d..(b + 1) * n * c], n, d, c);
-        matmul(scale, q, k.t(), false, MatMut::new(p, n, n), Threads::One);
-        probabilities(p, self.bias_of(v.bias, h), n, &v.lse[(b * self.heads + h) * n..][..n]);
-        matmul(T::ONE, dy, value.t(), false, MatMut::new(ds, n, n), Threads::One);
-        score_gradient(p, ds, n, dbias);
-        let (p, ds) = (Mat::new(p, n, n), Mat::new(ds, n, n));
+        v.product(scale, false).run(q, k.t(), MatMut::loose(p, n, n, width));
+        probabilities(p, self.bias_of(v.bias, h), n, width, &v.lse[(b * self.heads + h) * n..][..n]);
+        v.product(T::ONE, false).run(dy, value.t(), MatMut::loose(ds, n, n, width));
+        score_gradient(p, ds, n, width, dbias);
+        let (p, ds) = (Mat::strided(p, n, n, width), Mat::strided(ds, n, n, width));
         // SAFETY: every (image, head) belongs to one task, and writes its own 3 x D columns of dqkv.
         let [dq, dk, dv] = unsafe { [0, 1, 2].map(|part| dqkv.stripe(b, part * c + h * d, n, d, 3 * c)) };
-        matmul(scale, ds, k, add, dq, Threads::One);
-        matmul(scale, ds.t(), q, add, dk, Threads::One);
-        matmul(T::ONE, p.t(), dy, add, dv, Threads::One);
+        v.product(scale, add).run(ds, k, dq);
+        v.product(scale, add).run(ds.t(), q, dk);
+        v.product(T::ONE, add).run(p.t(), dy, dv);
     }
 }
 
-/// What the backward pass reads.
+/// What a pass reads (lse and dy: the backward pass), and what its products round operands to.
 struct Views<'a, T> {
     qkv: &'a [T],
     bias: &'a [T],
     lse: &'a [T],
     dy: &'a [T],
+    operands: Operands,
+}
+
+impl<T: Real> Views<'_, T> {
+    /// A product of one (image, head), within a task.
+    fn product(&self, alpha: T, add: bool) -> Product<'static, T> {
+        Product { alpha, threads: Threads::One, ..Product::all(self.operands, add) }
+    }
 }
 
 impl Operation for Attention {
@@ -231,17 +247,16 @@ impl Operation for Attention {
         let (n, d, c) = (self.tokens, self.head_dim, self.heads * self.head_dim);
         let bias = self.bias.map_or(At::Nothing, At::Value);
         let [qkv, bias, y, lse] = env.acts.split([At::Value(self.qkv), bias, At::Value(self.y), At::Value(self.lse)]);
-        let (qkv, bias, y) = (&*qkv, &*bias, Shared(y.as_mut_ptr()));
-        let scale = T::of(scale);
+        let (views, y) = (Views { qkv, bias, lse: &[], dy: &[], operands: env.operands }, Shared(y.as_mut_ptr()));
+        let (scale, width) = (T::of(scale), self.row());
         lse.par_chunks_mut(n).enumerate().for_each(|(task, lse)| {
             let (b, h) = (task / self.heads, task % self.heads);
-            let [q, k, v] = self.heads_of(qkv, b, h);
-            rows::with_scratch(n * n, |p: &mut [T]| {
-                matmul(scale, q, k.t(), false, MatMut::new(p, n, n), Threads::One);
-                softmax(p, self.bias_of(bias, h), n, lse);
+            rows::with_scratch(n * width, |p: &mut [T]| {
+                self.forward_head(&views, scale, (b, h), p, lse);
+                let [_, _, v] = self.heads_of(views.qkv, b, h);
                 // SAFETY: task (b, h) writes the D columns of head h in image b, nobody else does.
                 let y = unsafe { y.stripe(b, h * d, n, d, c) };
-                matmul(T::ONE, Mat::new(p, n, n), v, false, y, Threads::One);
+                views.product(T::ONE, false).run(Mat::strided(p, n, n, width), v, y);
             });
         });
     }
@@ -254,14 +269,14 @@ impl Operation for Attention {
         let bias = self.bias.map_or(At::Nothing, At::Value);
         let [qkv, bias, lse, dy, dqkv, partial] =
             env.acts.split([At::Value(self.qkv), bias, At::Value(self.lse), At::Grad(self.y), At::Grad(self.qkv), At::Scratch]);
-        let views = Views { qkv, bias, lse, dy };
+        let views = Views { qkv, bias, lse, dy, operands: env.operands };
         let (dqkv, add) = (Shared(dqkv.as_mut_ptr()), how == Deliver::Add);
         let n = self.span.extents(self.tokens).1;
         let one = |unit: usize, h: usize, sums: &mut [T], s: &mut [T]| match self.plain() {
             Some(scale) => self.backward_head(&views, T::of(scale), dqkv, add, (unit, h), sums, s),
             None => self.backward_gathered(&views, scales, dqkv, add, (unit, h), sums, s),
         };
-        let scratch = if self.plain().is_some() { 2 * n * n } else { self.gathered_scratch() };
+        let scratch = if self.plain().is_some() { 2 * n * self.row() } else { self.gathered_scratch() };
         let units = self.units();
         if how_bias == Deliver::Skip && !wants_scale {
             (0..units * self.heads).into_par_iter().for_each(|task| {
@@ -340,16 +355,18 @@ impl Operation for AttentionMap {
         let scales = a.scales(env);
         let bias = a.bias.map_or(At::Nothing, At::Value);
         let [qkv, bias, maps, lse] = env.acts.split([At::Value(a.qkv), bias, At::Value(a.y), At::Value(a.lse)]);
-        let (qkv, bias) = (&*qkv, &*bias);
         let n = a.span.extents(a.tokens).1;
+        let views = Views { qkv, bias, lse: &[], dy: &[], operands: env.operands };
         maps.par_chunks_mut(n * n).zip(lse.par_chunks_mut(n)).enumerate().for_each(|(task, (p, lse))| {
             let (unit, h) = (task / a.heads, task % a.heads);
             if let Some(scale) = a.plain() {
-                let [q, k, _] = a.heads_of(qkv, unit, h);
-                matmul(T::of(scale), q, k.t(), false, MatMut::new(p, n, n), Threads::One);
-                softmax(p, a.bias_of(bias, h), n, lse);
+                let width = a.row();
+                rows::with_scratch(n * width, |s: &mut [T]| {
+                    a.forward_head(&views, T::of(scale), (unit, h), s, lse);
+                    p.chunks_exact_mut(n).zip(s.chunks_exact(width)).for_each(|(p, s)| p.copy_from_slice(&s[..n]));
+                });
             } else {
-                rows::with_scratch(a.gathered_scratch(), |s: &mut [T]| a.map_gathered(qkv, bias, scales, (unit, h), p, lse, s));
+                rows::with_scratch(a.gathered_scratch(), |s: &mut [T]| a.map_gathered(views.qkv, views.bias, scales, (unit, h), p, lse, s));
             }
         });
     }

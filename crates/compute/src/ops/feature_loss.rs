@@ -51,22 +51,33 @@ pub(crate) struct FeatureLoss {
 /// |x| of cosine similarity is at least this.
 const COSINE_FLOOR: f64 = 1e-8;
 
-/// (value, slope) of one element's distance.
+/// 1, 0 or -1.
 #[inline(always)]
-fn element<T: Real>(distance: Distance, d: T) -> (T, T) {
-    let sign = if d > T::ZERO {
+fn sign<T: Real>(d: T) -> T {
+    if d > T::ZERO {
         T::ONE
     } else if d < T::ZERO {
         -T::ONE
     } else {
         T::ZERO
-    };
+    }
+}
+
+/// The slope of smooth L1.
+#[inline(always)]
+fn smooth_slope<T: Real>(beta: T, d: T) -> T {
+    if d.abs() <= beta { d / beta } else { sign(d) }
+}
+
+/// (value, slope) of one element's distance.
+#[inline(always)]
+fn element<T: Real>(distance: Distance, d: T) -> (T, T) {
     match distance {
         Distance::SmoothL1 { beta } => {
             let (beta, a) = (T::of(beta), d.abs());
-            if a <= beta { (T::of(0.5) * d * d / beta, d / beta) } else { (a - T::of(0.5) * beta, sign) }
+            (if a <= beta { T::of(0.5) * d * d / beta } else { a - T::of(0.5) * beta }, smooth_slope(beta, d))
         }
-        Distance::L1 => (d.abs(), sign),
+        Distance::L1 => (d.abs(), sign(d)),
         Distance::Mse => (d * d, d + d),
         Distance::Cosine => unreachable!("by row"),
     }
@@ -75,7 +86,11 @@ fn element<T: Real>(distance: Distance, d: T) -> (T, T) {
 /// Mean and factor that turn a target row t into (t - mean) · factor.
 #[inline(always)]
 fn whitening<S: Simd, T: Real>(t: &[T], eps: Option<T>) -> (T, T) {
-    eps.map_or((T::ZERO, T::ONE), |eps| moments::<S, T>(t, eps))
+    // Not a closure, which would not be compiled for the level.
+    match eps {
+        Some(eps) => moments::<S, T>(t, eps),
+        None => (T::ZERO, T::ONE),
+    }
 }
 
 simd_fn! {
@@ -116,9 +131,14 @@ simd_fn! {
                 }
                 continue;
             }
-            for i in 0..cols {
-                let slope = g * element(distance, p[i] - (t[i] - m) * r).1;
-                d[i] = if add { d[i] + slope } else { slope };
+            let of = |x: T, t: T| x - (t - m) * r;
+            let each = d.iter_mut().zip(p.iter().zip(t));
+            // One loop a distance, without a branch in it.
+            match (distance, add) {
+                (Distance::SmoothL1 { beta }, false) => each.for_each(|(d, (p, t))| *d = g * smooth_slope(T::of(beta), of(*p, *t))),
+                (Distance::SmoothL1 { beta }, true) => each.for_each(|(d, (p, t))| *d += g * smooth_slope(T::of(beta), of(*p, *t))),
+                (_, false) => each.for_each(|(d, (p, t))| *d = g * element(distance, of(*p, *t)).1),
+                (_, true) => each.for_each(|(d, (p, t))| *d += g * element(distance, of(*p, *t)).1),
             }
         }
     }

@@ -90,10 +90,13 @@ simd_fn! {
                 (g_sum / n, gx_sum * r / n)
             };
             let dx = &mut dx[row];
-            for i in 0..cols {
-                let g = if w.is_empty() { dy[i] } else { dy[i] * w[i] };
-                let d = r * (g - mean_g - (x[i] - m) * r * mean_gx);
-                dx[i] = if how == 2 { dx[i] + d } else { d };
+            let slope = |x: T, g: T| r * (g - mean_g - (x - m) * r * mean_gx);
+            let each = dx.iter_mut().zip(x.iter().zip(dy));
+            match (how == 2, w.is_empty()) {
+                (false, false) => each.zip(w).for_each(|((d, (x, dy)), w)| *d = slope(*x, *dy * *w)),
+                (true, false) => each.zip(w).for_each(|((d, (x, dy)), w)| *d += slope(*x, *dy * *w)),
+                (false, true) => each.for_each(|(d, (x, dy))| *d = slope(*x, *dy)),
+                (true, true) => each.for_each(|(d, (x, dy))| *d += slope(*x, *dy)),
             }
         }
     }

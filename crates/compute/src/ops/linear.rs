@@ -4,12 +4,10 @@
 
 pub(super) mod cuda;
 
-use rayon::prelude::*;
-
 use super::{Operation, Wiring, rows};
 use crate::cuda::Run;
 use crate::exec::{At, Env};
-use crate::gemm::{Mat, MatMut, Threads, matmul};
+use crate::gemm::{Mat, MatMut, Product, Start};
 use crate::plan::{Act, Deliver};
 use crate::{Error, Param, Real};
 
@@ -74,33 +72,32 @@ impl Operation for Linear {
 
     fn forward<T: Real>(&self, env: &mut Env<T>) {
         let [x, y, bias] = env.acts.split([At::Value(self.x), At::Value(self.y), At::Scratch]);
-        let biased = self.bias != Bias::None;
-        if biased {
-            // The product then adds to rows that hold the bias.
+        let start = if self.bias == Bias::None {
+            Start::Zero
+        } else {
             bias.fill(T::ZERO);
             for (at, p) in self.bias.parts(self.outputs) {
                 let part = env.params.get(p);
                 bias[at..at + part.len()].copy_from_slice(part);
             }
-            let bias = &*bias;
-            y.par_chunks_mut(rows::per_task(self.outputs) * self.outputs)
-                .for_each(|y| y.chunks_exact_mut(self.outputs).for_each(|row| row.copy_from_slice(bias)));
-        }
+            Start::Row(bias)
+        };
         let (x, w) = (Mat::new(x, self.rows, self.inputs), Mat::new(env.params.get(self.w), self.outputs, self.inputs));
-        matmul(T::ONE, x, w.t(), biased, MatMut::new(y, self.rows, self.outputs), Threads::All);
+        let product = Product { start, ..Product::all(env.operands, false) };
+        product.run(x, w.t(), MatMut::new(y, self.rows, self.outputs));
     }
 
     fn backward<T: Real>(&self, env: &mut Env<T>) {
         let how = env.deliver(self.x);
-        let (m, i, o) = (self.rows, self.inputs, self.outputs);
+        let (m, i, o, operands) = (self.rows, self.inputs, self.outputs, env.operands);
         if how != Deliver::Skip {
             let [dy, dx] = env.acts.split([At::Grad(self.y), At::Grad(self.x)]);
             let w = Mat::new(env.params.get(self.w), o, i);
-            matmul(T::ONE, Mat::new(dy, m, o), w, how == Deliver::Add, MatMut::new(dx, m, i), Threads::All);
+            Product::all(operands, how == Deliver::Add).run(Mat::new(dy, m, o), w, MatMut::new(dx, m, i));
         }
         let [x, dy, partial] = env.acts.split([At::Value(self.x), At::Grad(self.y), At::Scratch]);
         if let [Some((dw, add))] = env.grads.split([self.w]) {
-            matmul(T::ONE, Mat::new(dy, m, o).t(), Mat::new(x, m, i), add, MatMut::new(dw, o, i), Threads::All);
+            Product::all(operands, add).run(Mat::new(dy, m, o).t(), Mat::new(x, m, i), MatMut::new(dw, o, i));
         }
         if self.bias.parts(o).any(|(_, p)| env.grads.wants(p)) {
             let (partial, total) = partial.split_at_mut(rows::tasks(m, o) * o);

@@ -45,10 +45,34 @@ pub(crate) struct Residual {
     pub cols: usize,
 }
 
+/// The factors of the rows from some row on: one a sample.
+#[derive(Clone, Copy)]
+struct Scales {
+    drop: Option<DropPath>,
+    key: StepKey,
+    sample: usize,
+    /// Rows of this sample that are still to come, and of a whole one.
+    left: usize,
+    rows: usize,
+    scale: f64,
+}
+
+impl Scales {
+    fn next_row<T: Real>(&mut self) -> T {
+        if self.left == 0 {
+            (self.sample, self.left) = (self.sample + 1, self.rows);
+            self.scale = self.drop.map_or(1.0, |d| d.scale(self.key, self.sample));
+        }
+        self.left -= 1;
+        T::of(self.scale)
+    }
+}
+
 simd_fn! {
-    fn add_branch<T: Real>(x: &[T], y: &[T], gamma: &[T], scale: &dyn Fn(usize) -> T, out: &mut [T], cols: usize) {
-        for (i, ((x, y), out)) in x.chunks_exact(cols).zip(y.chunks_exact(cols)).zip(out.chunks_exact_mut(cols)).enumerate() {
-            let s = scale(i);
+    fn add_branch<T: Real>(x: &[T], y: &[T], gamma: &[T], scales: Scales, out: &mut [T], cols: usize) {
+        let mut scales = scales;
+        for ((x, y), out) in x.chunks_exact(cols).zip(y.chunks_exact(cols)).zip(out.chunks_exact_mut(cols)) {
+            let s: T = scales.next_row();
             if gamma.is_empty() {
                 for i in 0..cols {
                     out[i] = T::fma::<S>(s, y[i], x[i]);
@@ -69,15 +93,16 @@ simd_fn! {
         dout: &[T],
         y: &[T],
         gamma: &[T],
-        scale: &dyn Fn(usize) -> T,
+        scales: Scales,
         dy: &mut [T],
         how: u8,
         dgamma: &mut [T],
         cols: usize,
     ) {
         dgamma.fill(T::ZERO);
+        let mut scales = scales;
         for (r, dout) in dout.chunks_exact(cols).enumerate() {
-            let (s, row) = (scale(r), r * cols..(r + 1) * cols);
+            let (s, row): (T, _) = (scales.next_row(), r * cols..(r + 1) * cols);
             if how > 0 {
                 let dy = &mut dy[row.clone()];
                 for i in 0..cols {
@@ -96,8 +121,14 @@ simd_fn! {
 }
 
 impl Residual {
-    fn drop_now<T>(&self, env: &Env<T>) -> Option<DropPath> {
-        self.drop.filter(|d| env.train && d.rate > 0.0)
+    /// The factors of all rows from `first` on.
+    fn scales<T>(&self, env: &Env<T>) -> impl Fn(usize) -> Scales + use<T> {
+        let (drop, key, rows) = (self.drop.filter(|d| env.train && d.rate > 0.0), env.key, self.rows / self.batch);
+        move |first| {
+            let sample = first / rows;
+            let scale = drop.map_or(1.0, |d| d.scale(key, sample));
+            Scales { drop, key, sample, left: rows - first % rows, rows, scale }
+        }
     }
 }
 
@@ -119,19 +150,18 @@ impl Operation for Residual {
     }
 
     fn forward<T: Real>(&self, env: &mut Env<T>) {
-        let (drop, key, per_sample) = (self.drop_now(env), env.key, self.rows / self.batch);
+        let scales = self.scales(env);
         let [x, y, out] = env.acts.split([self.x, self.y, self.out].map(At::Value));
         let gamma: &[T] = self.gamma.map_or(&[], |g| env.params.get(g));
         let (per, cols) = (rows::per_task(self.cols), self.cols);
         let step = per * cols;
         (x.par_chunks(step), y.par_chunks(step), out.par_chunks_mut(step)).into_par_iter().enumerate().for_each(|(task, (x, y, out))| {
-            let scale = |row: usize| T::of(drop.map_or(1.0, |d| d.scale(key, (task * per + row) / per_sample)));
-            add_branch(x, y, gamma, &scale, out, cols);
+            add_branch(x, y, gamma, scales(task * per), out, cols);
         });
     }
 
     fn backward<T: Real>(&self, env: &mut Env<T>) {
-        let (drop, key, per_sample) = (self.drop_now(env), env.key, self.rows / self.batch);
+        let scales = self.scales(env);
         let (how_x, how_y) = (env.deliver(self.x), env.deliver(self.y));
         let wants = self.gamma.is_some_and(|g| env.grads.wants(g));
         let gamma: &[T] = self.gamma.map_or(&[], |g| env.params.get(g));
@@ -148,8 +178,7 @@ impl Operation for Residual {
         let (y, dout) = (&*y, &*dout);
         let run = |task: usize, dy: &mut [T], dgamma: &mut [T]| {
             let r = task * step..dout.len().min((task + 1) * step);
-            let scale = |row: usize| T::of(drop.map_or(1.0, |d| d.scale(key, (task * per + row) / per_sample)));
-            branch_gradient(&dout[r.clone()], if wants { &y[r] } else { y }, gamma, &scale, dy, how, dgamma, cols);
+            branch_gradient(&dout[r.clone()], if wants { &y[r] } else { y }, gamma, scales(task * per), dy, how, dgamma, cols);
         };
         let parts = partial.par_chunks_mut(cols);
         match (how, wants) {

@@ -45,20 +45,35 @@ pub(crate) fn dot<S: Simd, T: Real>(x: &[T], y: &[T]) -> T {
     x_rest.iter().zip(y_rest).fold(fold(lanes), |s, (&x, &y)| T::fma::<S>(x, y, s))
 }
 
-/// The largest element of a row.
+/// Elements by which rows that are made longer grow.
+pub(crate) const WHOLE: usize = 16;
+
+/// The largest element of a row of whole vectors.
 #[inline(always)]
 pub(crate) fn max<T: Real>(x: &[T]) -> T {
-    let mut lanes = [T::LOWEST; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for c in chunks {
-        for i in 0..LANES {
+    let mut lanes = [T::LOWEST; WHOLE];
+    for c in x.as_chunks::<WHOLE>().0 {
+        for i in 0..WHOLE {
             lanes[i] = c[i].maximum(lanes[i]);
         }
     }
-    rest.iter().chain(&lanes).fold(T::LOWEST, |m, &x| x.maximum(m))
+    let mut half = WHOLE / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = lanes[i + half].maximum(lanes[i]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
-/// Adds the lanes pairwise.
+/// y += x, within a kernel.
+#[inline(always)]
+pub(crate) fn add_row<T: Real>(y: &mut [T], x: &[T]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += *x);
+}
+
+/// Adds the lanes pairwise: those of the upper half to those of the lower, until one is left.
 #[inline(always)]
 pub(crate) fn fold<T: Real>(mut lanes: [T; LANES]) -> T {
     let mut half = LANES / 2;

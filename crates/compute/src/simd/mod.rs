@@ -108,29 +108,29 @@ impl Simd for Fused {
 /// Defines a function compiled once a level and dispatched at run time; see the [module](crate::simd).
 #[macro_export]
 macro_rules! simd_fn {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident<$t:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$t:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name<$t: $bound>($($arg: $ty),*) $(-> $out)? {
+        $vis fn $name $(<$t: $bound>)? ($($arg: $ty),*) $(-> $out)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments, clippy::extra_unused_type_parameters)]
-            fn body<S: $crate::simd::Simd, $t: $bound>($($arg: $ty),*) $(-> $out)? $body
+            fn body<S: $crate::simd::Simd $(, $t: $bound)?>($($arg: $ty),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
-            fn avx2<$t: $bound>($($arg: $ty),*) $(-> $out)? { body::<$crate::simd::Fused, $t>($($arg),*) }
+            fn avx2 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $out)? { body::<$crate::simd::Fused $(, $t)?>($($arg),*) }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
             #[allow(clippy::too_many_arguments)]
-            fn avx512<$t: $bound>($($arg: $ty),*) $(-> $out)? { body::<$crate::simd::Fused, $t>($($arg),*) }
+            fn avx512 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $out)? { body::<$crate::simd::Fused $(, $t)?>($($arg),*) }
             match $crate::simd::level() {
                 // SAFETY: `level` returns Avx512 only where detection found its features.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx512 => unsafe { avx512::<$t>($($arg),*) },
+                $crate::simd::Level::Avx512 => unsafe { avx512 $(::<$t>)? ($($arg),*) },
                 // SAFETY: `level` returns Avx2 only where detection found AVX2 and FMA.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx2 => unsafe { avx2::<$t>($($arg),*) },
-                _ => body::<$crate::simd::Baseline, $t>($($arg),*),
+                $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$t>)? ($($arg),*) },
+                _ => body::<$crate::simd::Baseline $(, $t)?>($($arg),*),
             }
         }
     };

@@ -54,7 +54,7 @@ pub struct Roofline {
 }
 
 /// The name of a pass.
-fn pass_name(pass: Pass) -> &'static str {
+pub fn pass_name(pass: Pass) -> &'static str {
     match pass {
         Pass::Forward => "forward",
         Pass::Again => "again",

@@ -141,7 +141,7 @@ fn identity(opened: &Opened, options: &FeatureOptions, folder: &Folder) -> Resul
     Ok(json!({
         "weights": opened.sha256()?, "at": opened.found().root, "model": opened.model, "normalise": opened.normalise,
         "data": hex(&folder.fingerprint()?), "features": options.features.iter().map(|f| f.name()).collect::<Vec<_>>(),
-        "crop": fitting, "batch": options.batch, "half": options.half, "simd": fd_compute::simd::level().name(),
+        "crop": fitting, "batch": options.batch, "half": options.half, "simd": options.device.arithmetic(),
     }))
 }
 

@@ -9,7 +9,7 @@ use super::Job;
 use super::record::Record;
 use super::report::{Ceilings, Kernels};
 use crate::Error;
-use crate::bench::{FdStep, Preset, grouped, optimiser};
+use crate::bench::{FdStep, Preset, grouped, median, optimiser};
 
 /// Measures the ceilings.
 pub(super) fn ceilings(job: &Job, record: &mut Record<impl Write>) -> Result<(), Error> {
@@ -63,10 +63,4 @@ fn profile(job: &Job, preset: Preset, batch: usize) -> Result<Kernels, Error> {
     let by_optimiser = median(profiles.iter().map(|p| p.optimiser));
     let groups = grouped(&costs, &seconds, (optimiser(step.trained(), DType::Bf16), by_optimiser));
     Ok(Kernels { preset: preset.name().into(), batch, dtype: DType::Bf16.name().into(), groups })
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -165,6 +165,17 @@ impl Case {
         }
     }
 
+    /// Makes matrices what an initialisation would: rounding to bf16 must not be what a network of chaotic activations makes of it.
+    pub fn scale_matrices(&mut self) {
+        for p in self.params.layout().clone().iter() {
+            let (layout, values) = (self.params.layout(), self.params.to_f64(p));
+            let (name, fan_in) = (layout.name(p), layout.shape(p).iter().skip(1).product::<usize>());
+            if layout.shape(p).len() > 1 && name.ends_with("weight") {
+                self.params.set(p, &values.iter().map(|v| 2.0 * v / (fan_in as f64).sqrt()).collect::<Vec<_>>());
+            }
+        }
+    }
+
     /// Three runs on a device (kernel by kernel, recorded, from the recording), which must agree bit for bit.
     pub fn run_on(&self, device: &Device) -> Found {
         let (params, layout) = (self.params_in(DType::F32), self.params.layout());
