@@ -60,8 +60,8 @@ fn every_level_agrees_with_f64_and_repeats_over_threads() {
     println!("levels run: {:?}", Level::available());
 }
 
-/// Rounded by the processor or by hand: within 2e-2 of f64 (what an MLP of positions gets of scores is held in `devices.rs`), and equal bits
-/// over threads.
+/// Rounded by the processor or by hand: within 2e-2 of f64 (4e-2 for what an MLP of positions gets of scores, see `devices.rs`), and equal
+/// bits over threads.
 fn bf16_operands_at_every_level(config: &ModelConfig) {
     let mut case = encoder(config);
     case.scale_matrices();
@@ -72,9 +72,9 @@ fn bf16_operands_at_every_level(config: &ModelConfig) {
         let run = || case.run_on(&Device::cpu(DType::Bf16));
         let found = in_pool(1, run);
         assert_eq!(found.bits(), in_pool(3, run).bits(), "{level:?}, bf16: 3 threads");
-        for ((name, found), (_, expected)) in found.all().zip(expected.all()).filter(|((name, _), _)| !name.contains("rpe_mlp")) {
-            let off = deviation(found, expected, 1e-3 * largest);
-            assert!(off < 2e-2, "{}, {level:?}, bf16: {name} off by {off:.1e}", config.kind());
+        for ((name, found), (_, expected)) in found.all().zip(expected.all()) {
+            let (off, tolerance) = (deviation(found, expected, 1e-3 * largest), if name.contains("rpe_mlp") { 4e-2 } else { 2e-2 });
+            assert!(off < tolerance, "{}, {level:?}, bf16: {name} off by {off:.1e}", config.kind());
         }
     }
 }
